@@ -1,0 +1,204 @@
+# lorabundle: from a pinned base model and a dataset to a LoRA adapter, a report and a submission tarball.
+#
+#   fetch -> data -> train -> eval -> sample -> report -> archive
+#
+# Each stage is `python -m lorabundle.<stage>`, run by docker/run.sh in the locked environment. A stage's target is its
+# record, outputs/<run>/stages/<stage>.json, which it writes last; it depends on the code, the config sections and the
+# results that the stage reads, so a change reruns what reads it and nothing else. Written for GNU make 3.81 and later.
+
+CONFIG = config/default.yaml
+SET =
+ENGINE = auto
+BASE = auto
+THREADS =
+# Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
+TORCH_INDEX = https://download.pytorch.org/whl/cpu
+export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
+
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+# setting(key): a setting of the run, from SET if it is there, else from CONFIG
+setting = $(or $(patsubst $(1)=%,%,$(filter $(1)=%,$(SET))),$(shell sed -n 's/^ *$(lastword $(subst ., ,$(1))): *\([^ \#]*\).*/\1/p' $(CONFIG) 2>/dev/null | head -n 1))
+RUN := outputs/$(or $(call setting,run),unnamed)
+MODEL := data/models/$(call setting,model.name)
+STAGES := $(RUN)/stages
+SECTIONS := $(RUN)/.sections
+
+WHEELS := docker/wheels/.complete
+VENV := .venv/.complete
+DEV := .venv/.dev-complete
+# The environment that the engine runs stages in
+environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image)
+engine = $(eval engine := $$(shell docker/run.sh --engine))$(engine)
+
+# code(modules): source files. Every stage reads the foundation modules.
+code = $(patsubst %,src/lorabundle/%.py,$(1) __init__ artifacts config errors stage)
+section = $(patsubst %,$(SECTIONS)/%.yaml,$(1))
+# missing(file): FORCE if it is not there, so that deleting a result makes it again
+missing = $(if $(wildcard $(1)),,FORCE)
+stage = docker/run.sh python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),--set $$SET)
+
+## help: print this list (the default)
+.PHONY: help
+help:
+	@echo "lorabundle: LoRA fine-tuning on a CPU, reported and packed"
+	@echo
+	@sed -n 's/^## \([a-z]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@echo
+	@echo "Variables (make all CONFIG=config/smoke.yaml ENGINE=venv):"
+	@echo "  CONFIG=FILE     settings of the run (default config/default.yaml)"
+	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"train.learning_rate=1e-4 lora.r=8\""
+	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) takes a container engine that answers, else venv"
+	@echo "  BASE=NAME       base of the image: registry, debian, or auto (default)"
+	@echo "  THREADS=N       threads of the computation (default: all cores)"
+
+## all: everything, through the archive
+.PHONY: all
+all: archive
+	@echo "Done with $(engine). Read reports/results.md; hand in archive/submission-$(notdir $(RUN)).tar.gz"
+
+## fetch: download and verify the locked packages and the base model (the only step with network)
+.PHONY: fetch
+fetch: $(STAGES)/fetch.json
+
+## image: build the environment of the chosen engine: a container image or .venv
+.PHONY: image
+image: FORCE
+	@$(MAKE) --no-print-directory $(environment)
+
+## data: build, split and tokenise the dataset
+.PHONY: data
+data: $(STAGES)/preprocess.json
+
+## train: fine-tune the adapter; after an interruption, go on from the last checkpoint
+.PHONY: train
+train: $(STAGES)/train.json
+
+## eval: score base and fine-tuned model on the test split
+.PHONY: eval
+eval: $(STAGES)/evaluate.json
+
+## sample: answer test prompts with both models
+.PHONY: sample
+sample: $(STAGES)/sample.json
+
+## report: render reports/results.md and its figures
+.PHONY: report
+report: $(STAGES)/report.json
+
+## archive: pack the submission tarball
+.PHONY: archive
+archive: $(STAGES)/archive.json
+
+# --- environment ---------------------------------------------------------------------------------------------------
+
+$(WHEELS): docker/requirements.lock docker/assets.lock docker/download.sh
+	docker/download.sh
+	@touch $@
+
+$(VENV): $(WHEELS) docker/setup.sh
+	@echo "[image] making .venv from docker/requirements.lock"
+	docker/setup.sh venv
+	@touch $@
+
+docker/.image: $(WHEELS) docker/setup.sh docker/base.sh docker/Dockerfile
+	docker/setup.sh $(engine)
+
+$(DEV): $(VENV) docker/dev.lock
+	docker/download.sh dev
+	docker/setup.sh venv dev
+	@touch $@
+
+# --- settings: one file a section, rewritten only if it changes ----------------------------------------------------
+
+$(SECTIONS)/.set: FORCE
+	@mkdir -p $(@D)
+	@echo "$$SET" | cmp -s - $@ || echo "$$SET" > $@
+
+$(SECTIONS)/.resolved: $(CONFIG) $(SECTIONS)/.set src/lorabundle/config.py | $(environment)
+	@echo "[make] run $(notdir $(RUN)), settings from $(CONFIG), engine $(engine)"
+	@$(call stage,config)
+	@touch $@
+
+$(SECTIONS)/%.yaml: $(SECTIONS)/.resolved
+	@test -f $@
+
+# data/processed/ and reports/ hold one run's results at a time; these say whose, and change when the run does
+data/processed/.settings: $(call section,model data) FORCE
+	@mkdir -p $(@D)
+	@cat $(call section,model data) | cmp -s - $@ || cat $(call section,model data) > $@
+
+reports/.run: FORCE
+	@echo $(RUN) | cmp -s - $@ || echo $(RUN) > $@
+
+# --- stages --------------------------------------------------------------------------------------------------------
+
+$(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model) $(WHEELS) \
+		$(call missing,$(MODEL)/provenance.json) | $(environment)
+	@NETWORK=1 $(call stage,fetch)
+
+$(STAGES)/preprocess.json: $(call code,preprocess docstrings locks modeling prompts records) $(call section,model data) \
+		$(STAGES)/fetch.json data/processed/.settings $(call missing,data/processed/manifest.json)
+	@$(call stage,preprocess)
+
+# Written by preprocess, and only if it changes: building equal data again trains nothing again
+$(RUN)/manifest.json: $(STAGES)/preprocess.json
+	@test -f $@
+
+$(STAGES)/train.json: $(call code,train reload modeling prompts runinfo scoring) $(call section,seed model lora train) \
+		$(RUN)/manifest.json $(call missing,$(RUN)/adapter/adapter_model.safetensors)
+	@$(call stage,train)
+
+$(STAGES)/evaluate.json: $(call code,evaluate metrics modeling prompts scoring) $(call section,seed model evaluate) \
+		$(STAGES)/train.json $(call missing,$(RUN)/metrics.json)
+	@$(call stage,evaluate)
+
+$(STAGES)/sample.json: $(call code,sample modeling prompts scoring) $(call section,model sample) \
+		$(STAGES)/train.json $(call missing,$(RUN)/samples.jsonl)
+	@$(call stage,sample)
+
+$(STAGES)/report.json: $(call code,report figures) $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
+		$(call section,run seed model data lora train evaluate sample) $(call missing,reports/results.md)
+	@$(call stage,report)
+
+$(STAGES)/archive.json: $(call code,archive) $(STAGES)/report.json \
+		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz)
+	@$(call stage,archive)
+
+# --- development ---------------------------------------------------------------------------------------------------
+
+## test: run the unit and integration tests (in .venv, CPython 3.11)
+.PHONY: test
+test: export ENGINE = venv
+test: $(DEV)
+	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
+	docker/run.sh python -m pytest
+
+## lint: check style and formatting
+.PHONY: lint
+lint: export ENGINE = venv
+lint: $(DEV)
+	docker/run.sh ruff check src tests
+	docker/run.sh ruff format --check src tests
+
+## lock: resolve docker/*.in into docker/*.lock again, with hashes
+.PHONY: lock
+lock: $(DEV)
+	PYTHON=$(CURDIR)/.venv/bin/python docker/lock.sh
+
+## clean: remove the results of runs (outputs, reports, archives)
+.PHONY: clean
+clean:
+	rm -rf outputs archive reports/results.md reports/figures reports/.run
+
+## distclean: remove everything that was built or downloaded
+.PHONY: distclean
+distclean: clean
+	rm -rf data/raw data/models data/processed docker/wheels docker/.image .venv
+
+.PHONY: FORCE
+FORCE:

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Make the environment that the stages run in, from docker/wheels/ and the lock alone (no network):
+#   setup.sh venv [dev]      .venv, for CPython 3.11 (dev: with the test and lint tools too)
+#   setup.sh docker|podman   an image; the name of the one made is left in docker/.image
+set -euo pipefail
+cd "$(dirname "$0")"
+
+fail() {
+    echo "image: error: $*" >&2
+    exit 2
+}
+
+setup_venv() {
+    local candidate python="" found=""
+    for candidate in ${PYTHON:-} python3.11 python3; do
+        found=$("$candidate" -c 'import platform; print(platform.python_implementation(), platform.python_version())' 2> /dev/null) || continue
+        case $found in "CPython 3.11."*)
+            python=$candidate
+            break
+            ;;
+        esac
+    done
+    [ -n "$python" ] || fail "the locks are for CPython 3.11, and the python3 here is ${found:-missing}. Install CPython 3.11 (or name it: make PYTHON=/path/to/python3.11), or run in the container, which brings its own: make all ENGINE=docker."
+    rm -rf ../.venv
+    "$python" -m venv ../.venv || fail "'$python -m venv' failed. On Debian, apt-get install python3-venv, then run the same command again."
+    install_locked ../.venv/bin/python
+}
+
+# rouge-score comes as source only; it is built with the locked setuptools, which must therefore be there first.
+install_locked() {
+    local pip=("$1" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation)
+    "${pip[@]}" --requirement <(awk '/^setuptools==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock)
+    "${pip[@]}" --requirement requirements.lock
+}
+
+setup_image() {
+    local engine=$1 base image
+    base=$(./base.sh "$engine")
+    image=lorabundle:$(cat Dockerfile requirements.lock <(echo "$base") | sha256sum | cut -c1-16)
+    echo "[image] building $image with $engine on $base"
+    # The classic builder is enough, and is all that some machines have
+    DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} "$engine" build --quiet --network=none --build-arg "BASE=$base" --tag "$image" . > /dev/null
+    echo "$image" > .image
+}
+
+case ${1:-} in
+    venv)
+        if [ "${2:-}" = dev ]; then
+            ../.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --requirement dev.lock
+        else
+            setup_venv
+        fi
+        ;;
+    docker | podman) setup_image "$1" ;;
+    image) # inside the image being built
+        python3 -m venv /opt/venv
+        install_locked /opt/venv/bin/python
+        ;;
+    *) fail "usage: setup.sh venv [dev] | docker | podman" ;;
+esac

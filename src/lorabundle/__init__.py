@@ -1,0 +1,11 @@
+"""lorabundle: LoRA fine-tuning of Phi-3-family models on a CPU, from pinned inputs to a submission tarball."""
+
+import os
+import sys
+
+# Fetch is the only stage that may use the network. The Hugging Face libraries read these variables once, when they are
+# first imported, so this is the one place that comes early enough.
+if "lorabundle.fetch" not in sys.orig_argv:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are tokenised in one process; silences a fork warning

@@ -1,0 +1,93 @@
+"""Pack a finished run into `archive/submission-<run>.tar.gz`: the same inputs give the same bytes.
+
+Entries are sorted and carry one fixed time, owner and mode; gzip stores neither name nor time. Inside, `SHA256SUMS` lists
+every file (`sha256sum -c SHA256SUMS` checks them after unpacking), and the archive's own hash lies beside it.
+
+Run as: python -m lorabundle.archive --config config/default.yaml
+"""
+
+import gzip
+import io
+import logging
+import stat
+import sys
+import tarfile
+from pathlib import Path
+
+from lorabundle import artifacts, config
+from lorabundle.artifacts import sha256_bytes
+from lorabundle.config import Config
+from lorabundle.stage import Artifacts, run_stage
+
+log = logging.getLogger("lorabundle.archive")
+
+# The source tree: what someone needs to run it all again. Built folders are left out by name.
+SOURCE = (
+    "Makefile",
+    "README.md",
+    "LICENSE",
+    "CONTRIBUTING.md",
+    "pyproject.toml",
+    "config",
+    "docker",
+    "src",
+    "tests",
+    ".ci",
+)
+BUILT = {"__pycache__", "wheels", ".pytest_cache", ".ruff_cache"}
+RUN_FILES = (
+    *("config.yaml", "environment.json", "manifest.json", "train_log.jsonl", "metrics.json", "samples.jsonl"),
+    *("adapter", "logs", "stages"),
+)
+MTIME = 0  # 1970-01-01, for every entry
+
+
+def submission_files(run_config: Config) -> list[Path]:
+    """Every file of the submission, sorted.
+
+    Raises:
+        MissingInputError: a stage's result is missing.
+    """
+    remedy = f"Run `make all` for run {run_config.run} first: a submission is only made of a complete run."
+    paths = [artifacts.require(run_config.run_dir / name, remedy) for name in RUN_FILES]
+    paths += [artifacts.require(run_config.record_path("report"), remedy)]
+    paths += [artifacts.require(config.REPORTS / name, remedy) for name in ("results.md", "figures")]
+    paths += [path for name in SOURCE if (path := Path(name)).exists()]
+    files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
+    own = {run_config.record_path("archive"), run_config.run_dir / "logs" / "archive.log"}  # being written right now
+    hidden = {file for file in files if file.name.startswith(".") or BUILT & set(file.parts) or file.suffix == ".pyc"}
+    return sorted(file for file in files - own - hidden if file.is_file())
+
+
+def pack(files: list[Path], top: str) -> bytes:
+    """A tar.gz of `files` and their SHA256SUMS below the folder `top`, byte for byte a function of names and contents."""
+    contents = {file.as_posix(): file.read_bytes() for file in files}
+    executable = {file.as_posix() for file in files if file.stat().st_mode & stat.S_IXUSR}
+    sums = "".join(f"{sha256_bytes(data)}  {name}\n" for name, data in contents.items())
+    contents["SHA256SUMS"] = sums.encode()
+    buffer = io.BytesIO()
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=MTIME) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, data in contents.items():
+            entry = tarfile.TarInfo(f"{top}/{name}")
+            entry.size, entry.mtime, entry.mode = len(data), MTIME, 0o755 if name in executable else 0o644
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def run(run_config: Config) -> Artifacts:
+    """Write the archive and its checksum."""
+    name = f"submission-{run_config.run}"
+    files = submission_files(run_config)
+    data = pack(files, name)
+    archive, checksum = config.ARCHIVE / f"{name}.tar.gz", config.ARCHIVE / f"{name}.tar.gz.sha256"
+    artifacts.atomic_write(archive, data)
+    artifacts.atomic_write(checksum, f"{sha256_bytes(data)}  {archive.name}\n")
+    log.info("%s: %d files, %.1f MB, sha256 %s", archive, len(files) + 1, len(data) / 1e6, sha256_bytes(data))
+    return Artifacts(inputs=files, outputs=[archive, checksum])
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage("archive", run))

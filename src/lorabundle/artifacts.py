@@ -1,0 +1,161 @@
+"""Files that a stage leaves behind: written whole or not at all, and identified by sha256.
+
+A stage's record (`outputs/<run>/stages/<stage>.json`) is written last, so its existence means that the stage completed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lorabundle.errors import MalformedInputError, MissingInputError, OutputError
+
+
+@contextlib.contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing `path` into an `OutputError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Check the free space (`df -h .`) and that the folder is "
+            f"writable by user id {os.getuid()}, then run the same command again."
+        ) from error
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part (temp, fsync, rename).
+
+    Raises:
+        OutputError: the folder is not writable or the disk is full; an earlier file at `path` is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; when the block succeeds it replaces `path`, else it is removed.
+
+    Raises:
+        OutputError: the parent folder is not writable.
+    """
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f".{path.name}.*"):  # of a run that was killed
+            shutil.rmtree(left_over)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        with writable(path):
+            for file in temporary.rglob("*"):
+                file.chmod(0o755 if file.is_dir() else 0o644)  # mkdtemp and safetensors leave owner-only modes
+            temporary.chmod(0o755)
+            if path.exists():  # a folder cannot be renamed over a full one; the gap is two system calls long
+                os.replace(path, path.with_name(f".{path.name}.old"))
+            os.replace(temporary, path)
+            shutil.rmtree(path.with_name(f".{path.name}.old"), ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` atomically as indented JSON. Keys keep their order; NaN and infinity are refused (ValueError)."""
+    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """Write one JSON object a line, atomically."""
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def require(path: Path, remedy: str) -> Path:
+    """Return `path` if it exists.
+
+    Raises:
+        MissingInputError: it does not; `remedy` is the sentence that says what to do.
+    """
+    if not path.exists():
+        raise MissingInputError(f"{path} does not exist. {remedy}")
+    return path
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Parse a JSON file that another stage wrote.
+
+    Raises:
+        MissingInputError: the file is not there.
+        MalformedInputError: it is not JSON.
+    """
+    try:
+        return json.loads(require(path, remedy).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MalformedInputError(f"{path} is not valid JSON ({error}). {remedy}") from error
+
+
+def numbered_jsonl(path: Path, remedy: str) -> list[tuple[int, dict]]:
+    """Parse a file with one JSON object a line into (line number, object) pairs; blank lines are passed over.
+
+    Raises:
+        MissingInputError: the file is not there.
+        MalformedInputError: a line is not a JSON object, or not UTF-8; the message names file:line.
+    """
+    rows = []
+    for number, line in enumerate(
+        require(path, remedy).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1
+    ):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except json.JSONDecodeError as error:
+            raise MalformedInputError(
+                f"{path}:{number} is not valid JSON ({error.msg} at column {error.colno}). {remedy}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise MalformedInputError(
+                f"{path}:{number} is not UTF-8 (byte {error.start} of the line). Convert the file with `iconv -t utf-8`."
+            ) from error
+        if not isinstance(row, dict):
+            raise MalformedInputError(f"{path}:{number} is a {type(row).__name__}, not a JSON object. {remedy}")
+        rows.append((number, row))
+    return rows
+
+
+def read_jsonl(path: Path, remedy: str) -> list[dict]:
+    """The objects of a JSONL file that another stage wrote; raises what `numbered_jsonl` raises."""
+    return [row for _, row in numbered_jsonl(path, remedy)]
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_paths(paths: list[Path]) -> dict[str, str]:
+    """Map every file at or below `paths` to its sha256, sorted by path (the form of a stage record's inputs/outputs)."""
+    files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}
+    return {file.as_posix(): sha256_file(file) for file in sorted(files)}

@@ -1,0 +1,259 @@
+"""Typed settings of a run, and every path that follows from them.
+
+Reads a YAML file (`config/*.yaml`) and `--set section.key=value` overrides. Unknown keys, wrong types and contradictions
+are gathered and raised together as one `ConfigError`. Nothing else in the package has a default for a setting.
+
+Run as: python -m lorabundle.config --config config/default.yaml [--set key=value ...]
+writes `outputs/<run>/config.yaml` and one file a section under `outputs/<run>/.sections/`, each only if its content
+changed: these are what the Makefile's stages depend on.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from lorabundle import artifacts
+from lorabundle.errors import ConfigError, LorabundleError, MissingInputError
+
+LOCKS = Path("docker")
+WHEELS = Path("data/raw/wheels")
+RAW = Path("data/raw")
+MODELS = Path("data/models")
+PROCESSED = Path("data/processed")
+REPORTS = Path("reports")
+ARCHIVE = Path("archive")
+SPLITS = ("train", "val", "test")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """The base model: where it comes from and how it is loaded."""
+
+    name: Name  # folder below data/models
+    source: Literal["wheel", "hub", "local"]
+    path: str = Field(min_length=1)  # package name in docker/assets.lock, hub id, or folder, by `source`
+    revision: str | None = None  # hub only: the 40-digit commit
+    dtype: Literal["auto", "bfloat16", "float32"]
+    attn_implementation: Literal["eager", "sdpa"]
+
+    @model_validator(mode="after")
+    def _revision_pins_a_hub_model(self) -> "Model":
+        if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("model.revision must be the full 40-digit commit when model.source is hub (names move)")
+        if self.source != "hub" and self.revision is not None:
+            raise ValueError("model.revision is only for model.source: hub")
+        return self
+
+
+class Lora(Section):
+    """The adapter, in peft.LoraConfig's names (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(ge=0, lt=1)
+    target_modules: list[str] = Field(min_length=1)
+
+
+class Data(Section):
+    """The dataset: its source, its splits and the sequence limit."""
+
+    source: str = Field(min_length=1)  # "docstrings" or a .jsonl file
+    packages: list[str] = []  # docstrings only: packages of docker/assets.lock
+    max_length: int = Field(ge=8)
+    val_fraction: float = Field(gt=0, lt=1)
+    test_fraction: float = Field(gt=0, lt=1)
+    max_train_examples: int = Field(ge=1)
+    max_val_examples: int = Field(ge=1)
+    max_test_examples: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("data.val_fraction + data.test_fraction must be below 1, or nothing is left to train on")
+        if (self.source == "docstrings") != bool(self.packages):
+            raise ValueError("data.packages goes with data.source: docstrings, and with nothing else")
+        return self
+
+
+class Train(Section):
+    """Training, in transformers.TrainingArguments' names."""
+
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=-1)
+    per_device_train_batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"]
+    warmup_steps: float = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    gradient_checkpointing: bool
+    logging_steps: int = Field(ge=1)
+    eval_steps: int = Field(ge=1)
+    save_steps: int = Field(ge=1)
+    save_total_limit: int = Field(ge=1)
+
+
+class Evaluate(Section):
+    """Scoring and generation on the test split."""
+
+    batch_size: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+
+
+class Sample(Section):
+    """The generations shown in the report."""
+
+    num_prompts: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+
+
+class Config(Section):
+    """All settings of one run."""
+
+    run: Name
+    seed: int = Field(ge=0)
+    model: Model
+    data: Data
+    lora: Lora
+    train: Train
+    evaluate: Evaluate
+    sample: Sample
+
+    @property
+    def run_dir(self) -> Path:
+        """Everything this run writes."""
+        return Path("outputs") / self.run
+
+    @property
+    def model_dir(self) -> Path:
+        """The base model as fetch leaves it."""
+        return MODELS / self.model.name
+
+    @property
+    def adapter_dir(self) -> Path:
+        """The trained adapter."""
+        return self.run_dir / "adapter"
+
+    def record_path(self, stage: str) -> Path:
+        """A stage's record, which exists only once the stage has completed."""
+        return self.run_dir / "stages" / f"{stage}.json"
+
+
+def _describe(error: ErrorDetails, known: dict[str, list[str]]) -> str:
+    """One problem as `key: what is wrong`, with the nearest known key for an unknown one."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        parent, _, leaf = key.rpartition(".")
+        near = difflib.get_close_matches(leaf, known.get(parent, []), n=1)
+        return f"{key}: unknown key" + (f" (did you mean {near[0]}?)" if near else "")
+    if error["type"] == "missing":
+        return f"{key}: required, but not set"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}, got {error['input']!r}" if error["type"] != "value_error" else message
+
+
+def _known_keys() -> dict[str, list[str]]:
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    nested = {n: list(a.model_fields) for n, a in sections.items() if isinstance(a, type) and issubclass(a, Section)}
+    return {"": list(sections), **nested}
+
+
+def _apply_override(settings: dict, override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set takes key=value, for example train.learning_rate=1e-4; got {override!r}.")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section of the config.")
+    try:
+        settings[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML ({error}).") from error
+
+
+def load_config(path: Path, overrides: list[str] = ()) -> Config:
+    """Read and validate a config file.
+
+    Args:
+        path: YAML file.
+        overrides: `section.key=value` strings, applied in order; the value is YAML.
+
+    Raises:
+        MissingInputError: there is no such file.
+        ConfigError: it is not YAML, or any setting is wrong; all problems are in the one message.
+    """
+    if not path.is_file():
+        shipped = ", ".join(sorted(str(file) for file in Path("config").glob("*.yaml"))) or "none found"
+        raise MissingInputError(f"There is no config file {path}. Pass CONFIG=<file>; those shipped are: {shipped}.")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where} is not valid YAML: {getattr(error, 'problem', None) or error}.") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} holds no settings. Start from a copy of config/default.yaml.")
+    for override in overrides:
+        _apply_override(settings, override)
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        known = _known_keys()
+        problems = "; ".join(_describe(detail, known) for detail in error.errors())
+        raise ConfigError(f"{path} has {error.error_count()} problem(s): {problems}.") from error
+
+
+def dump_yaml(settings: Any) -> str:
+    """Settings as YAML in declaration order."""
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def write_resolved(config: Config) -> None:
+    """Write `config.yaml` and the `.sections/` files below the run's folder, each only if its content changed."""
+    settings = config.model_dump()
+    texts = {config.run_dir / "config.yaml": dump_yaml(settings)}
+    for name, value in settings.items():
+        texts[config.run_dir / ".sections" / f"{name}.yaml"] = dump_yaml({name: value})
+    for path, text in texts.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            artifacts.atomic_write(path, text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The two arguments that every stage shares."""
+    parser.add_argument("--config", type=Path, required=True, help="YAML file with every setting of the run")
+    parser.add_argument("--set", nargs="*", default=[], action="extend", metavar="KEY=VALUE", help="override a setting")
+
+
+def main() -> int:
+    """Resolve a config for make."""
+    parser = argparse.ArgumentParser(description="Validate a config and write its resolved form.")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    try:
+        write_resolved(load_config(arguments.config, arguments.set))
+    except LorabundleError as error:
+        print(f"config: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""One exception per cause of failure.
+
+Each message is one paragraph that says what failed, where (file:line, row or key), and what to do. `exit_code` is what a
+stage's process returns: 1 where a run failed, 2 where the config or the input is at fault.
+"""
+
+
+class LorabundleError(Exception):
+    """Base of every error that a stage reports without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(LorabundleError):
+    """A config file or a `--set` value is unknown, of the wrong type, or inconsistent; lists every problem at once."""
+
+    exit_code = 2
+
+
+class MissingInputError(LorabundleError):
+    """A file that an earlier stage, or the user, should have provided is not there."""
+
+    exit_code = 2
+
+
+class MalformedInputError(LorabundleError):
+    """A file exists but its content cannot be parsed."""
+
+    exit_code = 2
+
+
+class ColumnError(LorabundleError):
+    """A dataset's columns, or a row's fields, match none of the known shapes."""
+
+    exit_code = 2
+
+
+class EmptySplitError(LorabundleError):
+    """A split has no example left."""
+
+    exit_code = 2
+
+
+class NoSupervisedTokensError(LorabundleError):
+    """Examples carry no token to learn from, so the loss would be 0/0."""
+
+    exit_code = 2
+
+
+class TemplateError(LorabundleError):
+    """The tokenizer has no chat template, or one whose response cannot be located for the label mask."""
+
+    exit_code = 2
+
+
+class HashMismatchError(LorabundleError):
+    """A file's sha256 is not the one that the lock, the hub or a stage record promises."""
+
+    exit_code = 2
+
+
+class ModelFormatError(LorabundleError):
+    """Model weights or config cannot be read as a Phi-3-family model."""
+
+    exit_code = 2
+
+
+class NetworkError(LorabundleError):
+    """A download failed: no network, or the remote does not have the pinned file."""
+
+
+class OutputError(LorabundleError):
+    """A result cannot be written (permissions, disk full)."""
+
+
+class AdapterError(LorabundleError):
+    """A saved adapter does not reload to the model that was trained."""
+
+
+class CheckpointError(LorabundleError):
+    """A checkpoint does not fit the run that wants to resume from it."""
+
+
+class DivergenceError(LorabundleError):
+    """Training produced a loss or a gradient that is not finite."""
+
+
+class ImplausibleLossError(LorabundleError):
+    """The base model scores worse than guessing uniformly over the vocabulary."""
+
+
+class InterruptedStageError(LorabundleError):
+    """The stage was stopped by a signal; earlier results are intact."""

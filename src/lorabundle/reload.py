@@ -1,0 +1,33 @@
+"""Load a base model and an adapter in this process alone and write their logits: the check that a saved adapter is whole.
+
+Run as: python -m lorabundle.reload MODEL_DIR ADAPTER_DIR OUTPUT.safetensors DTYPE ATTENTION ID,ID,...
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from lorabundle.errors import LorabundleError
+from lorabundle.modeling import load_adapter, quiet_libraries
+
+
+def main(model_dir: str, adapter_dir: str, output: str, dtype: str, attention: str, ids: str) -> int:
+    """Write {"logits": (1, length, vocabulary)} for the token ids."""
+    quiet_libraries()
+    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype), attn_implementation=attention)
+    try:
+        model = load_adapter(base.eval(), Path(adapter_dir))
+    except LorabundleError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[int(token) for token in ids.split(",")]])).logits
+    save_file({"logits": logits.contiguous()}, output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -161,7 +161,7 @@ $(STAGES)/sample.json: $(call code,sample modeling prompts scoring) $(call secti
 		$(STAGES)/train.json $(call missing,$(RUN)/samples.jsonl)
 	@$(call stage,sample)
 
-$(STAGES)/report.json: $(call code,report figures) $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
+$(STAGES)/report.json: $(call code,report figures) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
 		$(call section,run seed model data lora train evaluate sample) $(call missing,reports/results.md)
 	@$(call stage,report)
 

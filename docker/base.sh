@@ -26,7 +26,6 @@ from_debian() {
     if ! "$engine" image inspect "$debian_image" > /dev/null 2>&1; then
         command -v mmdebstrap > /dev/null || fail "no image registry can be reached, and mmdebstrap, which builds the base from Debian's packages, is not installed. Install it (apt-get install mmdebstrap), or use ENGINE=venv."
         say "building the base image from Debian's packages"
-        local work
         work=$(mktemp -d)
         trap 'rm -rf "$work"' EXIT
         SOURCE_DATE_EPOCH=0 mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$work/base.tar" >&2 \

@@ -56,7 +56,7 @@ image=$(cat docker/.image)
 settings+=(LORABUNDLE_IMAGE="$image $("$engine" image inspect --format '{{.Id}}' "$image")")
 mkdir -p data outputs reports archive
 options=(
-    run --rm --init
+    run --rm
     --read-only --tmpfs /tmp:exec
     --cap-drop=ALL --security-opt=no-new-privileges
     --user "$(id -u):$(id -g)"

@@ -38,8 +38,8 @@ setup_image() {
     base=$(./base.sh "$engine")
     image=lorabundle:$(cat Dockerfile requirements.lock <(echo "$base") | sha256sum | cut -c1-16)
     echo "[image] building $image with $engine on $base"
-    # The classic builder is enough, and is all that some machines have
-    DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} "$engine" build --quiet --network=none --build-arg "BASE=$base" --tag "$image" . > /dev/null
+    "$engine" build --quiet --network=none --build-arg "BASE=$base" --tag "$image" . > /dev/null
+    "$engine" image prune --force --filter label=lorabundle=build > /dev/null # the build stage holds all wheels again
     echo "$image" > .image
 }
 

@@ -95,6 +95,7 @@ class Train(Section):
     num_train_epochs: float = Field(gt=0)
     max_steps: int = Field(ge=-1)
     per_device_train_batch_size: int = Field(ge=1)
+    per_device_eval_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"]
@@ -106,6 +107,15 @@ class Train(Section):
     eval_steps: int = Field(ge=1)
     save_steps: int = Field(ge=1)
     save_total_limit: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _events_fall_on_logging_steps(self) -> "Train":
+        for name in ("eval_steps", "save_steps"):
+            if getattr(self, name) % self.logging_steps:
+                raise ValueError(
+                    f"train.{name} must be a multiple of train.logging_steps, so that a resumed log is whole"
+                )
+        return self
 
 
 class Evaluate(Section):
@@ -173,6 +183,20 @@ def _known_keys() -> dict[str, list[str]]:
     return {"": list(sections), **nested}
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error; plain YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} is set twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _apply_override(settings: dict, override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
@@ -203,7 +227,7 @@ def load_config(path: Path, overrides: list[str] = ()) -> Config:
         shipped = ", ".join(sorted(str(file) for file in Path("config").glob("*.yaml"))) or "none found"
         raise MissingInputError(f"There is no config file {path}. Pass CONFIG=<file>; those shipped are: {shipped}.")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -67,7 +67,23 @@ def llama_to_phi3(llama: LlamaForCausalLM) -> Phi3ForCausalLM:
             phi3_weights[name.replace("gate_proj", "gate_up_proj")] = torch.cat(parts)
         elif not name.endswith((".k_proj.weight", ".v_proj.weight", ".up_proj.weight")):
             phi3_weights[name] = weight
-    shared = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "rope_parameters", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"]
+    shared = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "hidden_act",
+        "max_position_embeddings",
+        "initializer_range",
+        "rms_norm_eps",
+        "rope_parameters",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+    ]
     phi3_config = Phi3Config(**{name: getattr(config, name) for name in shared}, sliding_window=None)
     phi3_config.original_max_position_embeddings = config.max_position_embeddings
     phi3 = Phi3ForCausalLM(phi3_config).to(llama.dtype)

@@ -51,9 +51,10 @@ def split_of(group: str, val_fraction: float, test_fraction: float) -> str:
 
 def drop_duplicates(records: list[dict]) -> tuple[list[dict], int]:
     """Keep the first of the records with equal prompt and completion; also return how many were dropped."""
-    unique = {repr((record["prompt"], record["completion"])): record for record in reversed(records)}
-    kept = list(reversed(unique.values()))
-    return kept, len(records) - len(kept)
+    unique: dict[str, dict] = {}
+    for record in records:
+        unique.setdefault(repr((record["prompt"], record["completion"])), record)
+    return list(unique.values()), len(records) - len(unique)
 
 
 def assign_splits(records: list[dict], settings: config.Data) -> dict[str, list[dict]]:

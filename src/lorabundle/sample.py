@@ -26,7 +26,7 @@ def run(run_config: Config) -> Artifacts:
     prompt_ids = [prompts.encode_prompt(tokenizer, row["prompt"]) for row in rows]
 
     def answers(model) -> list[scoring.Generation]:
-        return scoring.generate(model, tokenizer, prompt_ids, settings.max_new_tokens, run_config.evaluate.batch_size)
+        return scoring.generate(model, tokenizer, prompt_ids, settings.max_new_tokens, len(prompt_ids))
 
     model = modeling.load_base(run_config)
     base = answers(model)

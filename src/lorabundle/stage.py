@@ -79,7 +79,9 @@ def run_stage(name: str, run: Callable[[Config], Artifacts], argv: list[str] | N
     and no traceback (it is in the log; `--debug` prints it).
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m lorabundle.{name}", description=sys.modules[run.__module__].__doc__
+        prog=f"python -m lorabundle.{name}",
+        description=sys.modules[run.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="on failure, print the traceback too")

@@ -206,7 +206,6 @@ def sft_config(run_config: Config, checkpoints: Path) -> SFTConfig:
     return SFTConfig(
         output_dir=str(checkpoints),
         **settings.model_dump(),
-        per_device_eval_batch_size=run_config.evaluate.batch_size,
         seed=run_config.seed,
         use_cpu=True,
         bf16=modeling.resolve_dtype(run_config.model.dtype) is torch.bfloat16,  # autocast; adapter weights stay float32

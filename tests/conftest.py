@@ -1,0 +1,88 @@
+"""Shared fixtures: a word-level tokenizer whose ids can be read off by hand, a two-layer random Phi-3, a run's config."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+
+from lorabundle.config import Config, load_config
+
+ROOT = Path(__file__).parent.parent
+WORDS = ["hello", "there", "general", "what", "is", "it", "a", "robe", "b"]
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def word_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
+    """One id a word, newlines included; like the default model, its end-of-turn token is also eos and padding."""
+    vocab = ["<|im_start|>", "<|im_end|>", "[UNK]", "\n", "system", "user", "assistant", *words]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocab)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(" ", "removed")]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        unk_token="[UNK]",
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return word_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Phi3ForCausalLM:
+    """A random Phi-3 of 2 layers over the word tokenizer's vocabulary."""
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        original_max_position_embeddings=128,
+        initializer_range=0.5,  # large, so that predictions differ from uniform ones
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return Phi3ForCausalLM(config).eval()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project folder with the shipped configs and locks, as the working directory."""
+    for name in ("config", "docker"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("wheels", ".image"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def smoke(workspace: Path) -> Config:
+    return load_config(Path("config/smoke.yaml"))
+
+
+def ask(question: str, answer: str, **extra: str) -> dict:
+    """A record with one question and one answer."""
+    prompt = [{"role": "user", "content": question}]
+    return {
+        "id": question,
+        "group": question,
+        "kind": "all",
+        "prompt": prompt,
+        "completion": [{"role": "assistant", "content": answer}],
+    } | extra

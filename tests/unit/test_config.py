@@ -1,0 +1,97 @@
+"""Settings: every shipped config, and every way to get one wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lorabundle.config import load_config, write_resolved
+from lorabundle.errors import ConfigError, MissingInputError
+from tests.conftest import ROOT
+
+SHIPPED = sorted((ROOT / "config").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shipped_config_is_valid_and_every_value_has_a_comment(path):
+    config = load_config(path)
+    assert config.model_dump()["lora"]["target_modules"] == ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+    if path.name != "smoke.yaml":  # which refers to default.yaml
+        values = [line for line in path.read_text().splitlines() if ": " in line and not line.lstrip().startswith("#")]
+        assert [line for line in values if "#" not in line] == []
+
+
+def test_runs_of_shipped_configs_do_not_share_a_folder():
+    runs = [load_config(path).run for path in SHIPPED]
+    assert len(set(runs)) == len(runs)
+
+
+def test_unknown_key_names_the_nearest(workspace):
+    with pytest.raises(ConfigError, match=r"train\.learning_rat: unknown key \(did you mean learning_rate\?\)"):
+        load_config(Path("config/smoke.yaml"), ["train.learning_rat=1e-4"])
+
+
+def test_all_problems_are_reported_at_once(workspace):
+    with pytest.raises(ConfigError) as caught:
+        load_config(Path("config/smoke.yaml"), ["lora.r=0", "train.max_steps=soon", "colour=red"])
+    message = str(caught.value)
+    assert "3 problem(s)" in message
+    for part in ("lora.r:", "train.max_steps:", "colour: unknown key"):
+        assert part in message
+
+
+def test_overrides_are_typed(workspace):
+    config = load_config(Path("config/smoke.yaml"), ["train.learning_rate=1e-4", "lora.target_modules=[qkv_proj]"])
+    assert config.train.learning_rate == 1e-4
+    assert config.lora.target_modules == ["qkv_proj"]
+
+
+@pytest.mark.parametrize("override", ["train.learning_rate", "=1", "run.name=x", "lora.r=[1"])
+def test_malformed_override(workspace, override):
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(Path("config/smoke.yaml"), [override])
+
+
+@pytest.mark.parametrize("revision", ["null", "main", "abc123"])
+def test_hub_model_needs_a_full_commit(workspace, revision):
+    with pytest.raises(ConfigError, match="40-digit commit"):
+        load_config(Path("config/smoke.yaml"), ["model.source=hub", f"model.revision={revision}"])
+
+
+def test_checkpoints_fall_on_logging_steps(workspace):
+    with pytest.raises(ConfigError, match="multiple of train.logging_steps"):
+        load_config(Path("config/smoke.yaml"), ["train.logging_steps=2", "train.save_steps=3"])
+
+
+def test_run_name_cannot_leave_outputs(workspace):
+    with pytest.raises(ConfigError, match="run:"):
+        load_config(Path("config/smoke.yaml"), ["run=../elsewhere"])
+
+
+def test_missing_file_lists_the_shipped_ones(workspace):
+    with pytest.raises(MissingInputError, match="config/default.yaml"):
+        load_config(Path("config/defualt.yaml"))
+
+
+def test_yaml_error_names_the_line(workspace):
+    Path("bad.yaml").write_text("run: x\n  seed: [1\n")
+    with pytest.raises(ConfigError, match=r"bad\.yaml:2"):
+        load_config(Path("bad.yaml"))
+
+
+def test_repeated_key_is_an_error(workspace):
+    text = Path("config/smoke.yaml").read_text().replace("seed: 42", "seed: 42\nseed: 43", 1)
+    Path("twice.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"twice\.yaml:\d+.*seed"):
+        load_config(Path("twice.yaml"))
+
+
+def test_resolved_files_are_rewritten_only_when_they_change(smoke):
+    """make reruns the stages that read a section whose file is newer."""
+    write_resolved(smoke)
+    sections = smoke.run_dir / ".sections"
+    before = {path.name: path.stat().st_mtime_ns for path in sections.iterdir()}
+    write_resolved(load_config(Path("config/smoke.yaml"), ["sample.num_prompts=1"]))
+    changed = [path.name for path in sections.iterdir() if path.stat().st_mtime_ns != before[path.name]]
+    assert changed == ["sample.yaml"]
+    assert yaml.safe_load((smoke.run_dir / "config.yaml").read_text())["sample"]["num_prompts"] == 1

@@ -1,0 +1,205 @@
+"""The Makefile's logic, with the stages replaced by a script that only leaves their files: what runs, and what does not."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+STAGES = ["fetch", "preprocess", "train", "evaluate", "sample", "report", "archive"]
+
+# Stands in for docker/run.sh: notes the stage, and leaves what make looks at
+STUB = """#!/bin/bash
+set -eu
+if [ "$1" = --engine ]; then echo venv; exit; fi
+stage=${3#lorabundle.}
+config=$5
+run=$(sed -n 's/^run: *\\([^ ]*\\).*/\\1/p' "$config")
+out=outputs/$run
+if [ "$stage" = config ]; then
+    PYTHONPATH=src exec @PYTHON@ -m lorabundle.config "${@:4}"
+fi
+echo "$stage" >> ran
+mkdir -p "$out/stages" "$out/adapter" data/models/smollm2-135m-phi3 data/processed reports archive
+case $stage in
+    fetch) touch data/models/smollm2-135m-phi3/provenance.json ;;
+    preprocess)
+        cp "$out/.sections/data.yaml" data/processed/manifest.json
+        cmp -s data/processed/manifest.json "$out/manifest.json" || cp data/processed/manifest.json "$out/manifest.json" ;;
+    train) touch "$out/adapter/adapter_model.safetensors" ;;
+    evaluate) touch "$out/metrics.json" ;;
+    sample) touch "$out/samples.jsonl" ;;
+    report) touch reports/results.md ;;
+    archive) touch "archive/submission-$run.tar.gz" ;;
+esac
+touch "$out/stages/$stage.json"
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the project whose environment is ready and whose stages are the stub."""
+    for name in ("config", "src"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("requirements.lock", "assets.lock", "download.sh", "setup.sh", "wheels/.complete"):
+        Path("docker", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("docker", name).touch()
+    Path(".venv").mkdir()
+    Path(".venv/.complete").touch()
+    Path("reports").mkdir()
+    Path("docker/run.sh").write_text(STUB.replace("@PYTHON@", sys.executable))
+    Path("docker/run.sh").chmod(0o755)
+    age(*Path().rglob("*"))
+    return tmp_path
+
+
+def age(*paths: Path) -> None:
+    """Make files a minute older, because make compares times."""
+    for path in paths:
+        if path.is_file():
+            os.utime(path, (path.stat().st_atime - 60, path.stat().st_mtime - 60))
+
+
+def make(*arguments: str, config: str = "config/smoke.yaml") -> list[str]:
+    """Run make; return the stages that ran, in order."""
+    Path("ran").unlink(missing_ok=True)
+    command = ["make", "--no-print-directory", "ENGINE=venv", f"CONFIG={config}", *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return Path("ran").read_text().split() if Path("ran").exists() else []
+
+
+def test_all_runs_every_stage_once_and_then_nothing(project):
+    assert make("all") == STAGES
+    assert make("all") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("report", ["report", "archive"]),
+        ("archive", ["archive"]),
+        ("sample", ["sample", "report", "archive"]),
+        ("metrics", ["evaluate", "report", "archive"]),
+        ("train", ["train", "evaluate", "sample", "report", "archive"]),
+        ("docstrings", ["preprocess", "report", "archive"]),  # equal data: nothing trains again
+        ("errors", STAGES),
+    ],
+)
+def test_touching_a_module_reruns_what_reads_it(project, module, expected):
+    make("all")
+    os.utime(f"src/lorabundle/{module}.py")
+    assert make("all") == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("sample.num_prompts=1", ["sample", "report", "archive"]),
+        ("evaluate.batch_size=2", ["evaluate", "report", "archive"]),
+        ("train.learning_rate=1e-5", ["train", "evaluate", "sample", "report", "archive"]),
+        ("data.max_length=64", ["preprocess", "train", "evaluate", "sample", "report", "archive"]),
+    ],
+)
+def test_changing_a_setting_reruns_what_reads_it(project, setting, expected):
+    make("all")
+    age(*Path().rglob("*"))
+    assert make("all", f"SET={setting}") == expected
+    assert make("all", f"SET={setting}") == []
+
+
+def test_comment_in_the_config_reruns_nothing(project):
+    make("all")
+    age(*Path().rglob("*"))
+    config = Path("config/smoke.yaml")
+    config.write_text(config.read_text() + "# a remark\n")
+    assert make("all") == []
+
+
+def test_two_runs_share_the_data_folder_without_training_again(project):
+    """Switching between configs rebuilds the splits (seconds) and the report, but never an adapter (minutes)."""
+    assert make("all") == STAGES
+    age(*Path().rglob("*"))
+    assert make("all", config="config/default.yaml") == STAGES
+    age(*Path().rglob("*"))
+    assert make("all") == ["preprocess", "report", "archive"]
+
+
+@pytest.mark.parametrize(
+    ("result", "first"),
+    [
+        ("data/models/smollm2-135m-phi3/provenance.json", "fetch"),
+        ("data/processed/manifest.json", "preprocess"),
+        ("outputs/smoke/adapter/adapter_model.safetensors", "train"),
+        ("outputs/smoke/metrics.json", "evaluate"),
+        ("outputs/smoke/samples.jsonl", "sample"),
+        ("reports/results.md", "report"),
+        ("archive/submission-smoke.tar.gz", "archive"),
+    ],
+)
+def test_deleted_result_is_made_again(project, result, first):
+    make("all")
+    Path(result).unlink()
+    assert make("all")[0] == first
+    assert Path(result).exists()
+
+
+def test_failed_stage_stops_make(project):
+    stub = Path("docker/run.sh")
+    stub.write_text(stub.read_text().replace("train) ", "train) exit 1 ;; x) "))
+    finished = subprocess.run(
+        ["make", "all", "ENGINE=venv", "CONFIG=config/smoke.yaml"], capture_output=True, text=True
+    )
+    assert finished.returncode == 2  # make's own code for a failed recipe
+    assert Path("ran").read_text().split() == ["fetch", "preprocess", "train"]
+
+
+def test_help_lists_every_public_target_and_only_those():
+    phony = set(re.findall(r"^\.PHONY: ([a-z]+)$", MAKEFILE, re.M))
+    documented = re.findall(r"^## ([a-z]+): \S", MAKEFILE, re.M)
+    assert len(set(documented)) == len(documented)
+    assert set(documented) == phony
+    text = subprocess.run(["make", "-C", ROOT, "-s"], capture_output=True, text=True, check=True).stdout
+    for target in documented:
+        assert f"make {target} " in text
+    for variable in ("CONFIG=", "SET=", "ENGINE=", "BASE=", "THREADS="):
+        assert variable in text
+
+
+def imported_modules(name: str) -> set[str]:
+    """The package's modules that a module imports, directly or not."""
+    tree = ast.parse((ROOT / "src" / "lorabundle" / f"{name}.py").read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lorabundle"):
+            found |= {node.module.split(".")[1]} if "." in node.module else {alias.name for alias in node.names}
+    return found.union(*map(imported_modules, found)) if found else set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_that_a_stage_depends_on_is_the_code_that_it_imports(stage):
+    """Else editing a module would leave stale results, or rerun for nothing."""
+    listed = re.search(rf"^\$\(STAGES\)/{stage}\.json: \$\(call code,([^)]*)\)", MAKEFILE, re.M)[1].split()
+    always = re.search(r"^code = .*\$\(1\) ([^)]*)\)", MAKEFILE, re.M)[1].split()
+    started = {"reload"} if stage == "train" else set()  # run in a process of its own
+    assert set(listed) | set(always) == imported_modules(stage) | {stage, "stage", "__init__"} | started
+
+
+def test_stages_never_import_each_other():
+    for stage in STAGES:
+        assert not imported_modules(stage) & set(STAGES)
+
+
+def test_no_module_hides_a_library_of_the_same_name():
+    """A top-level evaluate.py once shadowed the evaluate library: modules are in the package, nothing else is on the path."""
+    assert [path.name for path in (ROOT / "src").iterdir() if path.name != "__pycache__"] == ["lorabundle"]
+    assert list(ROOT.glob("*.py")) == []

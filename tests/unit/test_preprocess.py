@@ -1,0 +1,83 @@
+"""Splits, duplicates, truncation: what keeps test data out of training."""
+
+import pytest
+
+from lorabundle import preprocess
+from lorabundle.config import Data
+from lorabundle.errors import EmptySplitError, NoSupervisedTokensError
+from lorabundle.prompts import IGNORE_INDEX
+from tests.conftest import ask
+
+
+def settings(**changes) -> Data:
+    values = {
+        "source": "x.jsonl",
+        "max_length": 64,
+        "val_fraction": 0.2,
+        "test_fraction": 0.2,
+        "max_train_examples": 1000,
+        "max_val_examples": 1000,
+        "max_test_examples": 1000,
+    }
+    return Data(**(values | changes))
+
+
+def many(count: int, per_group: int = 3) -> list[dict]:
+    return [ask(f"question {n}", "answer", group=f"group {n // per_group}") for n in range(count)]
+
+
+def test_no_group_is_in_two_splits():
+    splits = preprocess.assign_splits(many(600), settings())
+    groups = [{record["group"] for record in rows} for rows in splits.values()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 200
+    assert sum(map(len, splits.values())) == 600
+
+
+def test_split_sizes_follow_the_fractions():
+    splits = preprocess.assign_splits(many(3000, per_group=1), settings(val_fraction=0.1, test_fraction=0.3))
+    assert len(splits["val"]) == pytest.approx(300, abs=50)
+    assert len(splits["test"]) == pytest.approx(900, abs=80)
+
+
+def test_adding_data_moves_nothing_between_splits():
+    few = preprocess.assign_splits(many(300), settings())
+    more = preprocess.assign_splits(many(600), settings())
+    for name, rows in few.items():
+        assert {row["id"] for row in rows} <= {row["id"] for row in more[name]}
+
+
+def test_order_of_the_input_does_not_matter():
+    assert preprocess.assign_splits(many(300), settings()) == preprocess.assign_splits(many(300)[::-1], settings())
+
+
+def test_limits_are_applied_per_split():
+    splits = preprocess.assign_splits(
+        many(300), settings(max_train_examples=7, max_val_examples=5, max_test_examples=3)
+    )
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 7, "val": 5, "test": 3}
+
+
+def test_empty_split():
+    with pytest.raises(EmptySplitError, match="split is empty: 1 records in 1 groups"):
+        preprocess.assign_splits(many(1), settings())
+
+
+def test_exact_duplicates_are_dropped_and_the_first_kept():
+    records = [ask("q", "a", id="1"), ask("q", "b", id="2"), ask("q", "a", id="3")]
+    kept, dropped = preprocess.drop_duplicates(records)
+    assert [record["id"] for record in kept] == ["1", "2"]
+    assert dropped == 1
+
+
+def test_long_rows_are_cut_and_counted(tokenizer):
+    records = [ask("hello", "there"), ask("hello", "there general what is it")]
+    rows, truncated = preprocess.tokenize(records, tokenizer, max_length=11)
+    assert truncated == 1
+    assert [len(row["input_ids"]) for row in rows] == [11, 11]
+    assert rows[1]["labels"] == [IGNORE_INDEX] * 9 + [8, 9]
+
+
+def test_prompt_that_fills_the_limit_is_an_error(tokenizer):
+    """Training on rows without labels "succeeds" with a loss of 0."""
+    with pytest.raises(NoSupervisedTokensError, match=r"Record hello.*9 tokens and data\.max_length is 9"):
+        preprocess.tokenize([ask("hello", "there")], tokenizer, max_length=9)

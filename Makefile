@@ -137,7 +137,7 @@ reports/.run: FORCE
 
 # --- stages --------------------------------------------------------------------------------------------------------
 
-$(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model) $(WHEELS) \
+$(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model data) $(WHEELS) \
 		$(call missing,$(MODEL)/provenance.json) | $(environment)
 	@NETWORK=1 $(call stage,fetch)
 

@@ -49,7 +49,7 @@ settings=(
 if [ -n "${THREADS:-}" ]; then settings+=(OMP_NUM_THREADS="$THREADS"); fi
 
 if [ "$engine" = venv ]; then
-    exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" PYTHONPATH=src "$@"
+    exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD/src" "$@"
 fi
 
 image=$(cat docker/.image)

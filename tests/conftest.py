@@ -1,7 +1,10 @@
 """Shared fixtures: a word-level tokenizer whose ids can be read off by hand, a two-layer random Phi-3, a run's config."""
 
+import os
 import shutil
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries below read it: no test may reach for a hub
 
 import pytest
 import torch

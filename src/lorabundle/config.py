@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from lorabundle import artifacts
 from lorabundle.errors import ConfigError, LorabundleError, MissingInputError
 
-LOCKS = Path("docker")
+ASSETS_LOCK = Path("docker/assets.lock")
 WHEELS = Path("data/raw/wheels")
 RAW = Path("data/raw")
 MODELS = Path("data/models")

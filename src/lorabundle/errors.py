@@ -77,10 +77,6 @@ class AdapterError(LorabundleError):
     """A saved adapter does not reload to the model that was trained."""
 
 
-class CheckpointError(LorabundleError):
-    """A checkpoint does not fit the run that wants to resume from it."""
-
-
 class DivergenceError(LorabundleError):
     """Training produced a loss or a gradient that is not finite."""
 

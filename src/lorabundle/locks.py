@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from lorabundle import artifacts
-from lorabundle.config import LOCKS, WHEELS
+from lorabundle.config import ASSETS_LOCK, WHEELS
 from lorabundle.errors import ConfigError, HashMismatchError, MalformedInputError
 
 PIN = re.compile(
@@ -28,7 +28,7 @@ def read_lock(path: Path) -> dict[str, tuple[str, set[str]]]:
     return pins
 
 
-def locked_wheels(packages: list[str], lock: Path = LOCKS / "assets.lock", folder: Path = WHEELS) -> dict[str, Path]:
+def locked_wheels(packages: list[str], lock: Path = ASSETS_LOCK, folder: Path = WHEELS) -> dict[str, Path]:
     """Path of each package's wheel in `folder`, its sha256 checked against the lock.
 
     Raises:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from lorabundle import artifacts
 from lorabundle.config import Config, add_arguments, load_config, write_resolved
 from lorabundle.errors import InterruptedStageError, LorabundleError, OutputError
@@ -95,7 +97,6 @@ def run_stage(name: str, run: Callable[[Config], Artifacts], argv: list[str] | N
             _open_log(name, config.run_dir / "logs" / f"{name}.log", keep=not record.exists())
             record.unlink(missing_ok=True)
         write_resolved(config)
-        started = time.monotonic()
         files = run(config)
         content = {
             "schema": 1,
@@ -104,7 +105,7 @@ def run_stage(name: str, run: Callable[[Config], Artifacts], argv: list[str] | N
             + (["--set", *arguments.set] if arguments.set else []),
             "inputs": artifacts.hash_paths(files.inputs),
             "outputs": artifacts.hash_paths(files.outputs),
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(time.time() - psutil.Process().create_time(), 1),
             "peak_rss_bytes": peak_rss_bytes(),
         }
         artifacts.write_json(record, content)

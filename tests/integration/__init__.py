@@ -1,0 +1,1 @@
+"""Real stages, on the real small model or a tiny local one."""

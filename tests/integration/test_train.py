@@ -1,0 +1,206 @@
+"""Training on a tiny Phi-3: repeatable, resumable after being killed, and sensible about bad checkpoints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_from_disk
+from safetensors.torch import load_file, save_file
+
+from lorabundle import fetch, modeling, preprocess, scoring, train
+from lorabundle.artifacts import sha256_file
+from lorabundle.errors import AdapterError, DivergenceError
+from tests.conftest import ROOT
+from tests.integration.conftest import TINY
+
+
+@pytest.fixture
+def prepared(tiny_config):
+    """The tiny project, fetched and preprocessed."""
+    fetch.run(tiny_config())
+    preprocess.run(tiny_config())
+    os.environ["PYTHONPATH"] = str(ROOT / "src")  # for the process that reloads the adapter
+    return tiny_config
+
+
+def trained(config) -> str:
+    """Train in this process; return the adapter's sha256."""
+    train.run(config)
+    return sha256_file(config.adapter_dir / "adapter_model.safetensors")
+
+
+def journal(config) -> list[dict]:
+    return [json.loads(line) for line in (config.run_dir / "train_log.jsonl").read_text().splitlines()]
+
+
+def test_same_seed_same_bytes_and_other_seed_other_bytes(prepared):
+    first = trained(prepared("run=a", "train.max_steps=6"))
+    assert trained(prepared("run=b", "train.max_steps=6")) == first
+    assert trained(prepared("run=c", "train.max_steps=6", "seed=7")) != first
+
+
+def test_training_lowers_the_validation_loss(prepared):
+    config = prepared("train.max_steps=60", "train.eval_steps=30", "train.save_steps=30", "train.learning_rate=1e-2")
+    rows = load_from_disk("data/processed/val").to_list()
+    untrained = scoring.mean_loss(scoring.score_responses(modeling.load_base(config), rows, batch_size=8))
+    trained(config)
+    first, last = (row["eval_loss"] for row in journal(config) if "eval_loss" in row)
+    assert last < first < untrained
+
+
+@pytest.mark.parametrize("save_steps", [8, 10], ids=["in the middle of an epoch", "at the end of an epoch"])
+def test_killed_run_resumes_to_the_same_adapter(prepared, save_steps):
+    """SIGKILL leaves no time to tidy up; going on must end where an uninterrupted run ends. (An epoch is 10 steps.)"""
+    settings = ["train.max_steps=120", f"train.save_steps={save_steps}", "train.eval_steps=100"]
+    expected = trained(prepared(*settings, "run=whole"))
+
+    config = prepared(*settings)
+    command = [sys.executable, "-m", "lorabundle.train", "--config", "config/smoke.yaml", "--set", *TINY, *settings]
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    marker = config.run_dir / "checkpoints" / f"checkpoint-{3 * save_steps}" / train.COMPLETE
+    deadline = time.monotonic() + 120
+    while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not config.adapter_dir.exists()
+    assert not config.record_path("train").exists()
+
+    finished = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "resuming from outputs/tiny/checkpoints/checkpoint-" in finished.stdout
+    assert sha256_file(config.adapter_dir / "adapter_model.safetensors") == expected
+    untimed = [
+        [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
+        for rows in (journal(config), journal(prepared("run=whole")))
+    ]
+    assert untimed[0] == untimed[1]
+
+
+def interrupted(config, monkeypatch, step: int) -> Path:
+    """Train until `step`, then stop as Ctrl-C would; return the folder of checkpoints."""
+    original = train.Journal.on_step_end
+
+    def stop(self, args, state, control, **kwargs):
+        original(self, args, state, control, **kwargs)
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Journal, "on_step_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config)
+    return config.run_dir / "checkpoints"
+
+
+def fingerprint(config) -> str:
+    return train.training_fingerprint(config, json.loads(Path("data/processed/manifest.json").read_text()))
+
+
+def test_checkpoint_that_was_cut_short_is_passed_over(prepared, monkeypatch):
+    config = prepared("train.max_steps=20", "train.save_steps=2")
+    folder = interrupted(config, monkeypatch, step=7)
+    (folder / "checkpoint-6" / train.COMPLETE).unlink()
+    assert train.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
+
+
+def test_damaged_checkpoint_is_passed_over(prepared, monkeypatch):
+    config = prepared("train.max_steps=20", "train.save_steps=2")
+    folder = interrupted(config, monkeypatch, step=7)
+    (folder / "checkpoint-6" / "optimizer.pt").write_bytes(b"damaged")
+    assert train.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
+
+
+def test_checkpoint_of_other_settings_is_not_resumed(prepared, monkeypatch):
+    config = prepared("train.max_steps=20", "train.save_steps=2")
+    folder = interrupted(config, monkeypatch, step=7)
+    other = prepared("train.max_steps=20", "train.save_steps=2", "train.learning_rate=1e-5")
+    assert train.last_checkpoint(folder, fingerprint(other)) is None
+    assert not folder.exists()
+
+
+def test_finished_training_starts_afresh(prepared):
+    config = prepared("train.max_steps=4")
+    trained(config)
+    assert train.last_checkpoint(config.run_dir / "checkpoints", fingerprint(config)) is None
+
+
+def test_checkpoints_are_small_and_only_the_last_are_kept(prepared, monkeypatch):
+    """Adapter-only: no copy of the base model, which is what ran out of memory in the system this replaces."""
+    folder = interrupted(prepared("train.max_steps=20", "train.save_steps=2"), monkeypatch, step=9)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-6", "checkpoint-8"]
+    names = load_file(folder / "checkpoint-8" / "adapter_model.safetensors")
+    assert all(".lora_" in name for name in names)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(1, 8), (2, 4)])
+def test_accumulation_does_not_change_the_loss_or_the_gradient(prepared, batch, accumulation):
+    """Without normalisation by tokens, 8x1 and 1x8 would train differently."""
+
+    def first_step(run, batch, accumulation):
+        config = prepared(
+            f"run={run}",
+            "train.max_steps=2",
+            f"train.per_device_train_batch_size={batch}",
+            f"train.gradient_accumulation_steps={accumulation}",
+        )
+        trained(config)
+        return journal(config)[0]
+
+    whole = first_step("whole", 8, 1)
+    parts = first_step("parts", batch, accumulation)
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
+
+
+def test_divergence_stops_the_run(prepared):
+    with pytest.raises(DivergenceError, match=r"training has diverged. Lower train\.learning_rate"):
+        train.run(prepared("train.max_steps=20", "train.learning_rate=1e30", "train.warmup_steps=0"))
+
+
+def test_unknown_target_module(prepared):
+    with pytest.raises(AdapterError, match="target_modules"):
+        train.run(prepared("lora.target_modules=[q_proj]"))
+
+
+def test_adapter_that_lacks_a_tensor_is_an_error(prepared):
+    """PEFT only warns, and the layer stays as the base model has it."""
+    config = prepared("train.max_steps=2")
+    trained(config)
+    path = config.adapter_dir / "adapter_model.safetensors"
+    weights = load_file(path)
+    weights.popitem()
+    save_file(weights, path)
+    with pytest.raises(AdapterError, match="missing"):
+        modeling.load_adapter(modeling.load_base(config), config.adapter_dir)
+
+
+def test_reload_notices_an_adapter_that_is_not_the_trained_one(prepared):
+    config = prepared("train.max_steps=2")
+    trained(config)
+    model = modeling.load_adapter(modeling.load_base(config), config.adapter_dir)
+    input_ids = torch.tensor([[0, 5, 3, 7]])
+    with torch.no_grad():
+        logits = model(input_ids=input_ids).logits
+    assert train.reload_in_new_process(config, config.adapter_dir, input_ids, logits) == 0.0
+    with pytest.raises(AdapterError, match="gives other logits in a new process"):
+        train.reload_in_new_process(config, config.adapter_dir, input_ids, logits + 0.01)
+
+
+def test_rows_of_a_step_are_sorted_and_steps_are_random():
+    sampler = train.StepSampler([5, 1, 4, 2, 3, 9, 7, 8], rows_per_step=4, seed=0)
+    order = list(sampler)
+    assert sorted(order) == list(range(8))
+    for step in (order[:4], order[4:]):
+        lengths = [sampler.lengths[row] for row in step]
+        assert lengths == sorted(lengths)
+    assert list(sampler) == order
+    sampler.set_epoch(1)
+    assert list(sampler) != order

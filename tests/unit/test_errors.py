@@ -1,0 +1,50 @@
+"""Every exception class has a test that raises it, and the guard against implausible numbers holds."""
+
+import math
+
+import pytest
+
+from lorabundle import errors
+from lorabundle.errors import ImplausibleLossError, InterruptedStageError, LorabundleError
+from lorabundle.evaluate import check_plausible
+from lorabundle.stage import _explain
+from tests.conftest import ROOT
+
+
+def test_every_exception_class_is_raised_in_a_test():
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type) and value is not LorabundleError}
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name for name in classes if f"pytest.raises({name}" not in tests} == {"InterruptedStageError"}
+
+
+def test_interruption_says_how_to_go_on():
+    error = _explain(KeyboardInterrupt("SIGTERM"), "train")
+    assert isinstance(error, InterruptedStageError)
+    assert "run the same command to go on" in str(error)
+
+
+def test_exit_codes_are_the_documented_ones():
+    at_fault = {c.__name__ for c in LorabundleError.__subclasses__() if c.exit_code == 2}
+    assert at_fault == {
+        "ConfigError",
+        "MissingInputError",
+        "MalformedInputError",
+        "ColumnError",
+        "EmptySplitError",
+        "NoSupervisedTokensError",
+        "TemplateError",
+        "HashMismatchError",
+        "ModelFormatError",
+    }
+    assert {c.exit_code for c in LorabundleError.__subclasses__()} == {1, 2}
+
+
+@pytest.mark.parametrize("loss", [17.3651, math.log(32_064) + 1e-9, math.nan])
+def test_base_loss_worse_than_guessing_is_refused(loss):
+    """The past result: 17.3651 nats a token (perplexity 34,799,920) at a vocabulary of 32,064, where guessing gives 10.38."""
+    with pytest.raises(ImplausibleLossError, match=r"ln\(32064\) = 10\.3755"):
+        check_plausible(loss, 32_064)
+
+
+def test_base_loss_better_than_guessing_passes():
+    check_plausible(math.log(32_064), 32_064)

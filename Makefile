@@ -22,7 +22,7 @@ SHELL = /bin/bash
 .SUFFIXES:
 
 # setting(key): a setting of the run, from SET if it is there, else from CONFIG
-setting = $(or $(patsubst $(1)=%,%,$(filter $(1)=%,$(SET))),$(shell sed -n 's/^ *$(lastword $(subst ., ,$(1))): *\([^ \#]*\).*/\1/p' $(CONFIG) 2>/dev/null | head -n 1))
+setting = $(or $(patsubst $(1)=%,%,$(filter $(1)=%,$(SET))),$(shell sed -n "s/^ *$(lastword $(subst ., ,$(1))): *[\"']*\([^ \"'\#]*\).*/\1/p" $(CONFIG) 2>/dev/null | head -n 1))
 RUN := outputs/$(or $(call setting,run),unnamed)
 MODEL := data/models/$(call setting,model.name)
 STAGES := $(RUN)/stages
@@ -33,7 +33,7 @@ VENV := .venv/.complete
 DEV := .venv/.dev-complete
 # The environment that the engine runs stages in
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image)
-engine = $(eval engine := $$(shell docker/run.sh --engine))$(engine)
+engine = $(eval engine := $$(shell ENGINE=$(ENGINE) docker/run.sh --engine))$(or $(engine),$(error no engine to run in))
 
 # code(modules): source files. Every stage reads the foundation modules.
 code = $(patsubst %,src/lorabundle/%.py,$(1) __init__ artifacts config errors stage)
@@ -115,8 +115,12 @@ $(DEV): $(VENV) docker/dev.lock
 
 # --- settings: one file a section, rewritten only if it changes ----------------------------------------------------
 
+$(CONFIG):
+	@echo "config: error: there is no config file $@. Pass CONFIG=<file>; those shipped are: $(wildcard config/*.yaml)." >&2; exit 2
+
 $(SECTIONS)/.set: FORCE
-	@mkdir -p $(@D)
+	@mkdir -p $(@D) 2>/dev/null || { echo "config: error: cannot write below outputs/. Check that the folder is writable by \
+	    user id $$(id -u) and that the disk is not full (df -h .), then run the same command again." >&2; exit 1; }
 	@echo "$$SET" | cmp -s - $@ || echo "$$SET" > $@
 
 $(SECTIONS)/.resolved: $(CONFIG) $(SECTIONS)/.set src/lorabundle/config.py | $(environment)
@@ -133,6 +137,7 @@ data/processed/.settings: $(call section,model data) FORCE
 	@cat $(call section,model data) | cmp -s - $@ || cat $(call section,model data) > $@
 
 reports/.run: FORCE
+	@mkdir -p $(@D)
 	@echo $(RUN) | cmp -s - $@ || echo $(RUN) > $@
 
 # --- stages --------------------------------------------------------------------------------------------------------

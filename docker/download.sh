@@ -46,6 +46,7 @@ explain() {
 }
 
 # The CPU build of torch first, by itself: where pip's own settings offer it, no other index is needed; else PyTorch's is added.
+echo "[fetch] downloading what docker/*.lock name (about 0.5 GB in all; what is here already is only checked)"
 torch=$(mktemp)
 trap 'rm -f "$torch"' EXIT
 awk '/^torch==/ {on = 1} on {print} on && !/\\$/ {exit}' docker/requirements.lock > "$torch"
@@ -53,7 +54,6 @@ reason=
 download docker/wheels "$torch" --retries 1 \
     || download docker/wheels "$torch" --extra-index-url "${TORCH_INDEX:?}" \
     || explain "docker/requirements.lock (torch)"
-echo "[fetch] downloading what docker/requirements.lock and docker/assets.lock name"
 download docker/wheels docker/requirements.lock || explain docker/requirements.lock
 download data/raw/wheels docker/assets.lock || explain docker/assets.lock
 if [ "${1:-}" = dev ]; then

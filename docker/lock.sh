@@ -5,8 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
 
+# PyTorch's own index is added only where pip's settings do not already offer the CPU build. Addresses stay out of the lock.
+torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.in)
+if "$python" -m pip install --quiet --dry-run --no-deps --ignore-installed "$torch" > /dev/null 2>&1; then TORCH_INDEX=; fi
+
 compile() {
-    # The extra index is used only where the CPU build of torch is not already on offer. Index addresses stay out of the lock.
     CUSTOM_COMPILE_COMMAND="make lock" "$python" -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
         --no-emit-find-links --no-emit-index-url ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         --upgrade --output-file "$1.lock" "$1.in"

@@ -53,7 +53,11 @@ if [ "$engine" = venv ]; then
 fi
 
 image=$(cat docker/.image)
-settings+=(LORABUNDLE_IMAGE="$image $("$engine" image inspect --format '{{.Id}}' "$image")")
+image_id=$("$engine" image inspect --format '{{.Id}}' "$image" 2> /dev/null) || {
+    echo "image: error: $engine no longer has the image $image. Build it again: make -B image." >&2
+    exit 2
+}
+settings+=(LORABUNDLE_IMAGE="$image $image_id")
 mkdir -p data outputs reports archive
 options=(
     run --rm
@@ -69,6 +73,8 @@ if [ "$engine" = podman ] && [ "$(id -u)" -ne 0 ]; then options+=(--userns=keep-
 if [ "${NETWORK:-}" = 1 ]; then
     options+=(--env HF_HOME=/bundle/data/raw/hub --env HF_TOKEN)
     for proxy in http_proxy https_proxy no_proxy; do options+=(--env "$proxy"); done
+    authorities=/etc/ssl/certs/ca-certificates.crt # the host's, because a network may have one of its own
+    if [ -f $authorities ]; then options+=(--volume $authorities:$authorities:ro --env SSL_CERT_FILE=$authorities); fi
 else
     options+=(--network=none)
 fi

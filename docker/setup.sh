@@ -38,7 +38,8 @@ setup_image() {
     base=$(./base.sh "$engine")
     image=lorabundle:$(cat Dockerfile requirements.lock <(echo "$base") | sha256sum | cut -c1-16)
     echo "[image] building $image with $engine on $base"
-    "$engine" build --quiet --network=none --build-arg "BASE=$base" --tag "$image" . > /dev/null
+    "$engine" build --quiet --network=none --build-arg "BASE=$base" --tag "$image" . 2>&1 > /dev/null \
+        | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # the classic builder's advice to install another one
     "$engine" image prune --force --filter label=lorabundle=build > /dev/null # the build stage holds all wheels again
     echo "$image" > .image
 }

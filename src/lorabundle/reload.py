@@ -7,11 +7,22 @@ import sys
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from lorabundle.errors import LorabundleError
 from lorabundle.modeling import load_adapter, quiet_libraries
+
+
+@torch.no_grad()
+def plain_logits(model: PeftModel, input_ids: torch.Tensor) -> torch.Tensor:
+    """Logits (batch, length, vocabulary) in the weights' own dtype.
+
+    Below the outermost `forward`, which a trainer may have wrapped in autocast and a fused head.
+    """
+    base = model.get_base_model()
+    return base.lm_head(base.model(input_ids=input_ids, use_cache=False).last_hidden_state)
 
 
 def main(model_dir: str, adapter_dir: str, output: str, dtype: str, attention: str, ids: str) -> int:
@@ -23,8 +34,7 @@ def main(model_dir: str, adapter_dir: str, output: str, dtype: str, attention: s
     except LorabundleError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[int(token) for token in ids.split(",")]])).logits
+    logits = plain_logits(model, torch.tensor([[int(token) for token in ids.split(",")]]))
     save_file({"logits": logits.contiguous()}, output)
     return 0
 

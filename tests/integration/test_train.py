@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lorabundle import fetch, modeling, preprocess, scoring, train
 from lorabundle.artifacts import sha256_file
 from lorabundle.errors import AdapterError, DivergenceError
+from lorabundle.reload import plain_logits
 from tests.conftest import ROOT
 from tests.integration.conftest import TINY
 
@@ -160,6 +161,16 @@ def test_accumulation_does_not_change_the_loss_or_the_gradient(prepared, batch, 
     assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
 
 
+def test_bfloat16_base_keeps_a_float32_adapter(prepared):
+    """The path that a CPU with AMX takes: bfloat16 would round away updates of the size that training makes."""
+    config = prepared("model.dtype=bfloat16", "train.max_steps=4")
+    trained(config)
+    assert modeling.load_base(config).dtype is torch.bfloat16
+    weights = load_file(config.adapter_dir / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
+
+
 def test_divergence_stops_the_run(prepared):
     with pytest.raises(DivergenceError, match=r"training has diverged. Lower train\.learning_rate"):
         train.run(prepared("train.max_steps=20", "train.learning_rate=1e30", "train.warmup_steps=0"))
@@ -187,8 +198,8 @@ def test_reload_notices_an_adapter_that_is_not_the_trained_one(prepared):
     trained(config)
     model = modeling.load_adapter(modeling.load_base(config), config.adapter_dir)
     input_ids = torch.tensor([[0, 5, 3, 7]])
-    with torch.no_grad():
-        logits = model(input_ids=input_ids).logits
+    logits = plain_logits(model, input_ids)
+    assert torch.equal(logits, model(input_ids=input_ids).logits)
     assert train.reload_in_new_process(config, config.adapter_dir, input_ids, logits) == 0.0
     with pytest.raises(AdapterError, match="gives other logits in a new process"):
         train.reload_in_new_process(config, config.adapter_dir, input_ids, logits + 0.01)

@@ -21,10 +21,12 @@ SHELL = /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
-# setting(key): a setting of the run, from SET if it is there, else from CONFIG
-setting = $(or $(patsubst $(1)=%,%,$(filter $(1)=%,$(SET))),$(shell sed -n "s/^ *$(lastword $(subst ., ,$(1))): *[\"']*\([^ \"'\#]*\).*/\1/p" $(CONFIG) 2>/dev/null | head -n 1))
-RUN := outputs/$(or $(call setting,run),unnamed)
-MODEL := data/models/$(call setting,model.name)
+# Settings that name files: from SET if they are there, else from CONFIG. setting(section,key)
+setting = $(or $(patsubst $(1).$(2)=%,%,$(filter $(1).$(2)=%,$(SET))),$(shell sed -n "/^$(1):/,/^[a-z]/s/^ *$(2): *$(scalar)" $(CONFIG) 2>/dev/null))
+scalar = [\"']*\([^ \"'\#]*\).*/\1/p
+RUN := outputs/$(or $(patsubst run=%,%,$(filter run=%,$(SET))),$(shell sed -n "s/^run: *$(scalar)" $(CONFIG) 2>/dev/null),unnamed)
+MODEL := data/models/$(call setting,model,name)
+DATA := $(wildcard $(call setting,data,source))
 STAGES := $(RUN)/stages
 SECTIONS := $(RUN)/.sections
 
@@ -147,7 +149,7 @@ $(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model dat
 	@NETWORK=1 $(call stage,fetch)
 
 $(STAGES)/preprocess.json: $(call code,preprocess docstrings locks modeling prompts records) $(call section,model data) \
-		$(STAGES)/fetch.json data/processed/.settings $(call missing,data/processed/manifest.json)
+		$(DATA) $(STAGES)/fetch.json data/processed/.settings $(call missing,data/processed/manifest.json)
 	@$(call stage,preprocess)
 
 # Written by preprocess, and only if it changes: building equal data again trains nothing again

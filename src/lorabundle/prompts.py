@@ -6,6 +6,8 @@ after it (a newline, a second end token) is cut off. The mask goes by position, 
 tokenizers, the default one among them, use the end-of-turn token for padding too.
 """
 
+from reprlib import repr as shortened
+
 from lorabundle.artifacts import sha256_bytes
 from lorabundle.errors import TemplateError
 
@@ -38,7 +40,7 @@ def encode(tokenizer, prompt: list[dict], completion: list[dict]) -> dict[str, l
         if control:
             raise TemplateError(
                 f"The {message['role']}'s text contains {control[0]!r}, which the tokenizer would read as a control token "
-                f"(and so as the end of a turn, say): {message['content']!r}. Remove it from the data."
+                f"(and so as the end of a turn, say): {shortened(message['content'])}. Remove it from the data."
             )
     opening = _render(tokenizer, prompt, add_generation_prompt=True)
     whole = _render(tokenizer, prompt + completion, add_generation_prompt=False)
@@ -46,15 +48,15 @@ def encode(tokenizer, prompt: list[dict], completion: list[dict]) -> dict[str, l
     if not whole.startswith(opening + response):
         raise TemplateError(
             "The chat template does not render prompt + response as the prompt, its generation prompt and then the "
-            f"response unchanged, so the label mask has no place to start. It gave {whole!r} for the response "
-            f"{response!r}. Use a template that inserts the message content as it is."
+            f"response unchanged, so the label mask has no place to start. It gave {shortened(whole)} for the response "
+            f"{shortened(response)}. Use a template that inserts the message content as it is."
         )
     text = opening + response + _closing(tokenizer, whole[len(opening) + len(response) :])
     prompt_ids = tokenizer(opening, add_special_tokens=False)["input_ids"]
     input_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if input_ids[: len(prompt_ids)] != prompt_ids:
         raise TemplateError(
-            f"The tokenizer merges the end of the prompt with the start of the response {response!r}, so the tokens "
+            f"The tokenizer merges the end of the prompt with the start of the response {shortened(response)}, so the tokens "
             f"seen in training would not be those seen in generation. End the template's generation prompt with a "
             f"special token or a newline."
         )
@@ -94,7 +96,7 @@ def _closing(tokenizer, tail: str) -> str:
     matches = [token for token in _special_tokens(tokenizer) if tail.startswith(token, space)]
     if not matches:
         raise TemplateError(
-            f"The chat template puts {tail!r} after a response, which starts with no special token, so the model could "
+            f"The chat template puts {shortened(tail)} after a response, which starts with no special token, so the model could "
             f"not learn where to stop. Use a template that closes each turn with a special token."
         )
     return tail[:space] + max(matches, key=len)

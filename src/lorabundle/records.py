@@ -6,6 +6,7 @@ Reads a JSONL file whose rows have one of the shapes in `SHAPES`; gives rows
 
 from collections.abc import Callable
 from pathlib import Path
+from reprlib import repr as shortened
 
 from lorabundle import artifacts
 from lorabundle.artifacts import sha256_bytes
@@ -17,7 +18,7 @@ Messages = list[dict]
 def _text(row: dict, column: str) -> str:
     value = row[column]
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"column {column} must be a text that is not empty, got {value!r}")
+        raise ValueError(f"column {column} must be a text that is not empty, got {shortened(value)}")
     return value.strip()
 
 
@@ -30,7 +31,7 @@ def _from_prompt_completion(row: dict) -> tuple[Messages, Messages]:
 
 
 def _from_alpaca(row: dict) -> tuple[Messages, Messages]:
-    context = (row.get("input") or "").strip()
+    context = _text(row, "input") if row.get("input") else ""
     instruction = _text(row, "instruction")
     question = f"{instruction}\n\n{context}" if context else instruction
     return _turn("user", question), _turn("assistant", _text(row, "output"))
@@ -85,10 +86,9 @@ def read_records(path: Path) -> list[dict]:
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
             continue
-        group = str(row.get("group") or sha256_bytes(repr(prompt).encode())[:16])
-        record_id = str(row.get("id") or f"{path.name}:{number}")
-        kind = str(row.get("kind") or "all")
-        records.append({"id": record_id, "group": group, "prompt": prompt, "completion": completion, "kind": kind})
+        own = {key: str(row[key]) for key in ("id", "group", "kind") if row.get(key) is not None}
+        defaults = {"id": f"{path.name}:{number}", "group": sha256_bytes(repr(prompt).encode())[:16], "kind": "all"}
+        records.append(defaults | own | {"prompt": prompt, "completion": completion})
     if problems:
         raise ColumnError(
             f"{len(problems)} of {len(rows)} rows cannot be used: {'; '.join(problems[:5])}"

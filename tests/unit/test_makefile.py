@@ -134,6 +134,17 @@ def test_two_runs_share_the_data_folder_without_training_again(project):
     assert make("all") == ["preprocess", "report", "archive"]
 
 
+def test_changing_the_users_data_reruns_what_reads_it(project):
+    Path("data").mkdir()
+    Path("data/mine.jsonl").write_text("{}")
+    source = "SET=data.source=data/mine.jsonl data.packages=[]"
+    make("all", source)
+    age(*Path().rglob("*"))
+    assert make("all", source) == []
+    os.utime("data/mine.jsonl")
+    assert make("all", source) == ["preprocess", "report", "archive"]  # the stub's data does not change
+
+
 @pytest.mark.parametrize(
     ("result", "first"),
     [

@@ -37,6 +37,11 @@ def test_alpaca_input_follows_the_instruction(tmp_path):
     assert turns(record)[0] == ("user", "Add\n\n1 2")
 
 
+def test_alpaca_input_that_is_no_text(tmp_path):
+    with pytest.raises(ColumnError, match=r"d\.jsonl:1: column input"):
+        read_records(write(tmp_path / "d.jsonl", {"instruction": "Add", "input": [1, 2], "output": "3"}))
+
+
 def test_earlier_turns_are_kept(tmp_path):
     messages = [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "Q2"), ("assistant", "A2")]
     row = {"messages": [{"role": role, "content": content} for role, content in messages]}
@@ -52,8 +57,8 @@ def test_rows_with_one_prompt_are_one_group(tmp_path):
 
 
 def test_group_and_kind_can_be_given(tmp_path):
-    (record,) = read_records(write(tmp_path / "d.jsonl", {"prompt": "Q", "completion": "A", "group": "g", "kind": "k"}))
-    assert (record["group"], record["kind"]) == ("g", "k")
+    (record,) = read_records(write(tmp_path / "d.jsonl", {"prompt": "Q", "completion": "A", "group": 0, "kind": "k"}))
+    assert (record["group"], record["kind"]) == ("0", "k")
 
 
 def test_unknown_columns(tmp_path):

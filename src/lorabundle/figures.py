@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from lorabundle import artifacts
 
@@ -36,6 +37,7 @@ def loss_curve(journal: list[dict], folder: Path) -> None:
         axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=1.5, label="training")
         if val:
             axes.plot(*zip(*val, strict=True), color=VALIDATION, linewidth=1.5, marker="o", label="validation")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss (nats per response token)")
         axes.legend()

@@ -30,32 +30,34 @@ QUESTIONS = {
 }
 
 
-def build_records(wheel: Path, package: str) -> list[dict]:
-    """All records of one wheel, in the order of its modules and definitions.
+def build_records(wheels: dict[str, Path]) -> list[dict]:
+    """All records of some wheels, in the order of the wheels, their modules and the definitions in them.
 
     Args:
-        wheel: path of a `.whl` file.
-        package: name of the distribution, as the record ids and questions give it.
+        wheels: path of the `.whl` file by the name of the distribution, which the questions mention.
 
     Returns:
         Rows {"id", "group", "prompt", "completion", "kind"}, `prompt` and `completion` being lists of one message.
-        `group` is the package and the bare function name, so that methods which repeat one another's documentation
-        under one name (`Dataset.mean`, `DataArray.mean`) stay together. An answer is kept only the first time it occurs.
+        `group` is the bare name of the function, so that what different classes and libraries say of one name
+        (`Dataset.mean`, `DataArray.mean`) stays together. An answer is kept only the first time it occurs, small
+        differences in spelling aside.
     """
     records, answers, ids = [], set(), set()
-    for module, tree in _modules(wheel):
-        for qualified_name, node in _definitions(tree, module):
+    for package, wheel in wheels.items():
+        for module, owner, node in _definitions(wheel):
+            qualified_name = ".".join(filter(None, [module, owner, node.name]))
             for kind, name, answer in _answers(node):
                 record_id = f"{qualified_name}:{kind}" + (f":{name}" if name else "")
-                if not SHORTEST <= len(answer) <= LONGEST or answer in answers or record_id in ids:
+                key = re.sub(r"\W+", " ", answer).strip().casefold()
+                if not SHORTEST <= len(answer) <= LONGEST or key in answers or record_id in ids:
                     continue
-                answers.add(answer)
+                answers.add(key)
                 ids.add(record_id)  # a name can be defined twice: a property and its setter, a function per platform
-                question = QUESTIONS[kind].format(what=_describe(qualified_name, node, package), name=name)
+                question = QUESTIONS[kind].format(what=_describe(owner, node, package), name=name)
                 records.append(
                     {
                         "id": record_id,
-                        "group": f"{package}:{node.name}",
+                        "group": node.name,
                         "prompt": [{"role": "user", "content": question}],
                         "completion": [{"role": "assistant", "content": answer}],
                         "kind": kind,
@@ -78,30 +80,27 @@ def _modules(wheel: Path) -> Iterator[tuple[str, ast.Module]]:
             yield ".".join(part for part in parts if part != "__init__"), tree
 
 
-def _definitions(tree: ast.Module, module: str) -> Iterator[tuple[str, Definition]]:
-    """(qualified name, node) of each public top-level definition and each public method."""
-    for node in tree.body:
-        if isinstance(node, Definition) and not node.name.startswith("_"):
-            yield f"{module}.{node.name}", node
-            if isinstance(node, ast.ClassDef):
-                for method in node.body:
+def _definitions(wheel: Path) -> Iterator[tuple[str, str, Definition]]:
+    """(module, class or "", node) of each public top-level definition and each public method."""
+    for module, tree in _modules(wheel):
+        for node in tree.body:
+            if isinstance(node, Definition) and not node.name.startswith("_"):
+                yield module, "", node
+                for method in node.body if isinstance(node, ast.ClassDef) else []:
                     if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and not method.name.startswith("_"):
-                        yield f"{module}.{node.name}.{method.name}", method
+                        yield module, node.name, method
 
 
-def _describe(qualified_name: str, node: Definition, package: str) -> str:
+def _describe(owner: str, node: Definition, package: str) -> str:
     """The thing asked about, with its arguments, as a person would write it: the networkx function `bfs_tree(G, source)`."""
-    owner, name = qualified_name.split(".")[-2:]
+    name = f"{owner}.{node.name}" if owner else node.name
     if isinstance(node, ast.ClassDef):
         return f"the {package} class `{name}`"
-    is_method = owner[:1].isupper()
-    short = f"{owner}.{name}" if is_method else name
     if any(isinstance(d, ast.Name) and d.id.endswith("property") for d in node.decorator_list):
-        return f"the {package} property `{short}`"
-    shown = [
-        argument for argument in ast.unparse(_without_details(node.args)).split(", ") if argument not in ("self", "cls")
-    ]
-    return f"the {package} {'method' if is_method else 'function'} `{short}({', '.join(shown)})`"
+        return f"the {package} property `{name}`"
+    arguments = ast.unparse(_without_details(node.args)).split(", ")
+    shown = ", ".join(argument for argument in arguments if argument not in ("self", "cls"))
+    return f"the {package} {'method' if owner else 'function'} `{name}({shown})`"
 
 
 def _without_details(arguments: ast.arguments) -> ast.arguments:

@@ -81,6 +81,7 @@ def run(run_config: Config) -> Artifacts:
     def responses(labels: list[list[int]]) -> list[int]:
         return [label for row in labels for label in row if label != prompts.IGNORE_INDEX]
 
+    groups = [row["group"] for row in rows]
     unigram = metrics.unigram_loss(responses(train_rows), responses([row["labels"] for row in rows]), vocab_size)
     result = {
         "schema": 1,
@@ -88,7 +89,7 @@ def run(run_config: Config) -> Artifacts:
         "dataset": {"source": manifest["source"], "splits": manifest["splits"]},
         "baselines": {"uniform": {"loss": math.log(vocab_size)}, "unigram": {"loss": unigram}},
         "models": {"base": base, "finetuned": tuned},
-        "delta": {"loss": metrics.loss_difference(base_scores, tuned_scores, run_config.seed)},
+        "delta": {"loss": metrics.loss_difference(base_scores, tuned_scores, groups, run_config.seed)},
     }
     artifacts.write_json(run_config.run_dir / "metrics.json", result)
     return Artifacts(

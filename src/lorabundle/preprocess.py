@@ -105,7 +105,7 @@ def tokenize(records: list[dict], tokenizer, max_length: int) -> tuple[list[dict
 def _docstring_records(settings: config.Data) -> tuple[list[dict], list[Path]]:
     """Records of every configured package, and the wheels they come from."""
     wheels = locked_wheels(settings.packages)
-    records = [record for name, wheel in wheels.items() for record in build_records(wheel, name)]
+    records = build_records(wheels)
     artifacts.write_jsonl(config.RAW / "docstrings.jsonl", records)
     return records, list(wheels.values())
 

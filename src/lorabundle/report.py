@@ -59,7 +59,7 @@ def verdict(metrics: dict) -> str:
     """What the table shows, in a sentence, with the interval."""
     delta, examples = metrics["delta"]["loss"], metrics["models"]["base"]["examples"]
     low, high = delta["ci95"]
-    interval = f"{delta['mean']:+.4f} nats a token (95 % interval {low:+.4f} to {high:+.4f}, paired bootstrap, {examples} examples)"
+    interval = f"{delta['mean']:+.4f} nats a token (95 % interval {low:+.4f} to {high:+.4f}, paired bootstrap over groups, {examples} examples)"
     if low <= 0 <= high:
         return f"**No measurable difference:** the test loss changes by {interval}, which covers zero."
     return f"Fine-tuning {'lowers' if high < 0 else '**raises**'} the test loss: {interval}."
@@ -89,7 +89,7 @@ def data_section(manifest: dict) -> str:
         [
             table(["Split", "Examples", "Groups", "Tokens", "Response tokens"], rows),
             f"Source: {manifest['source']}, {manifest['records']:,} records; left out: {dropped}; cut at the length limit: "
-            f"{sum(manifest['truncated'].values())}. No group (a function's name, for docstrings) is in two splits. Kinds in the "
+            f"{sum(manifest['truncated'].values())}. No group (for docstrings: a function's name) is in two splits. Kinds in the "
             f"test split: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}.",
         ]
     )

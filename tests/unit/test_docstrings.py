@@ -34,6 +34,11 @@ def walk(graph, start, *, depth=None):
     """
 
 
+class lower_case:
+    def close(self):
+        """Close what has been opened before."""
+
+
 class Tree:
     """A connected graph without any cycles in it."""
 
@@ -53,7 +58,7 @@ class Tree:
 
 
 def copy_of_walk(graph):
-    """Yield the nodes that can be reached from `start`."""
+    """Yield the nodes that can be reached from ``start``"""
 
 
 def terse():
@@ -79,7 +84,7 @@ def wheel(tmp_path):
 
 
 def test_records(wheel):
-    records = {record["id"]: record for record in build_records(wheel, "toy")}
+    records = {record["id"]: record for record in build_records({"toy": wheel})}
     pairs = {name: (r["prompt"][0]["content"], r["completion"][0]["content"]) for name, r in records.items()}
     function = "the toy function `walk(graph, start, *, depth)`"
     both = "Where to begin, and how far to go from there."
@@ -94,6 +99,10 @@ def test_records(wheel):
         "toy.core.walk:example": (
             f"Show a short example of {function}.",
             ">>> from toy import walk\n>>> list(walk(path(3), 0))\n[0, 1, 2]",
+        ),
+        "toy.core.lower_case.close:explanation": (
+            "What does the toy method `lower_case.close()` do?",
+            "Close what has been opened before.",
         ),
         "toy.core.Tree:explanation": (
             "What does the toy class `Tree` do?",
@@ -111,9 +120,9 @@ def test_records(wheel):
 
 
 def test_group_is_the_function(wheel):
-    records = build_records(wheel, "toy")
-    assert {record["group"] for record in records if ".walk:" in record["id"]} == {"toy:walk"}
+    records = build_records({"toy": wheel})
+    assert {record["group"] for record in records if ".walk:" in record["id"]} == {"walk"}
 
 
 def test_same_wheel_same_records(wheel):
-    assert build_records(wheel, "toy") == build_records(wheel, "toy")
+    assert build_records({"toy": wheel}) == build_records({"toy": wheel})

@@ -7,6 +7,8 @@ import pytest
 from lorabundle.metrics import Rouge, loss_difference, unigram_loss
 from lorabundle.scoring import Score
 
+NAMES = [str(number) for number in range(20)]  # each example a group of its own
+
 
 def test_rouge_by_hand():
     """Prediction `the cat sat`, reference `the cat ran`: 2 of 3 words, 1 of 2 pairs, longest common run of 2."""
@@ -25,7 +27,7 @@ def test_unigram_by_hand():
 def test_loss_difference_is_the_difference_of_the_losses():
     base = [Score(4.0, 2, 0), Score(9.0, 3, 0)]
     finetuned = [Score(2.0, 2, 0), Score(6.0, 3, 0)]
-    delta = loss_difference(base, finetuned, seed=0)
+    delta = loss_difference(base, finetuned, NAMES[: len(base)], seed=0)
     assert delta["mean"] == pytest.approx(8 / 5 - 13 / 5)
     assert delta["ci95"] == pytest.approx([-1.0, -1.0])  # each example gains 1 nat a token, so every resample does
 
@@ -33,12 +35,28 @@ def test_loss_difference_is_the_difference_of_the_losses():
 def test_interval_covers_zero_when_examples_disagree():
     base = [Score(1.0, 1, 0)] * 10
     finetuned = [Score(0.0, 1, 0), Score(2.0, 1, 0)] * 5
-    low, high = loss_difference(base, finetuned, seed=0)["ci95"]
+    low, high = loss_difference(base, finetuned, NAMES[: len(base)], seed=0)["ci95"]
     assert low < 0 < high
+
+
+def test_groups_are_drawn_whole():
+    """Ten copies of two examples are still two: counted as twenty, they would look far more certain than they are."""
+    base = [Score(1.0, 1, 0)] * 20
+    finetuned = [Score(0.0, 1, 0)] * 10 + [Score(1.5, 1, 0)] * 10
+    grouped = loss_difference(base, finetuned, ["a"] * 10 + ["b"] * 10, seed=0)
+    assert grouped["ci95"] == pytest.approx([-1.0, 0.5])
+    single = loss_difference(base, finetuned, NAMES, seed=0)
+    assert single["mean"] == pytest.approx(grouped["mean"])
+    assert single["ci95"][1] - single["ci95"][0] < 1
 
 
 def test_interval_is_seeded():
     base = [Score(float(n), 1, 0) for n in range(20)]
     finetuned = [Score(n * 0.9 + n % 3, 1, 0) for n in range(20)]
-    assert loss_difference(base, finetuned, seed=1) == loss_difference(base, finetuned, seed=1)
-    assert loss_difference(base, finetuned, seed=1)["ci95"] != loss_difference(base, finetuned, seed=2)["ci95"]
+    assert loss_difference(base, finetuned, NAMES[: len(base)], seed=1) == loss_difference(
+        base, finetuned, NAMES[: len(base)], seed=1
+    )
+    assert (
+        loss_difference(base, finetuned, NAMES[: len(base)], seed=1)["ci95"]
+        != loss_difference(base, finetuned, NAMES[: len(base)], seed=2)["ci95"]
+    )

@@ -6,17 +6,18 @@
 # record, outputs/<run>/stages/<stage>.json, which it writes last; it depends on the code, the config sections and the
 # results that the stage reads, so a change reruns what reads it and nothing else. Written for GNU make 3.81 and later.
 
-CONFIG = config/default.yaml
-SET =
-ENGINE = auto
-BASE = auto
-THREADS =
+# From the command line or the environment
+CONFIG ?= config/default.yaml
+SET ?=
+ENGINE ?= auto
+BASE ?= auto
+THREADS ?=
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
-TORCH_INDEX = https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
 
 SHELL = /bin/bash
-.SHELLFLAGS = -euo pipefail -c
+.SHELLFLAGS = -feuo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .SUFFIXES:
@@ -26,7 +27,12 @@ setting = $(or $(patsubst $(1).$(2)=%,%,$(filter $(1).$(2)=%,$(SET))),$(shell se
 scalar = [\"']*\([^ \"'\#]*\).*/\1/p
 RUN := outputs/$(or $(patsubst run=%,%,$(filter run=%,$(SET))),$(shell sed -n "s/^run: *$(scalar)" $(CONFIG) 2>/dev/null),unnamed)
 MODEL := data/models/$(call setting,model,name)
+# Files of the user's that a run reads: a dataset, a local model
 DATA := $(wildcard $(call setting,data,source))
+LOCAL := $(if $(filter local,$(call setting,model,source)),$(wildcard $(call setting,model,path)/*))
+# What the submission packs of the project itself
+SOURCE := $(shell find Makefile README.md LICENSE CONTRIBUTING.md pyproject.toml config docker src tests .ci -type f \
+	-not -name '.*' -not -name '*.pyc' -not -path '*/wheels/*' 2>/dev/null)
 STAGES := $(RUN)/stages
 SECTIONS := $(RUN)/.sections
 
@@ -34,14 +40,20 @@ WHEELS := docker/wheels/.complete
 VENV := .venv/.complete
 DEV := .venv/.dev-complete
 # The environment that the engine runs stages in
-environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image)
-engine = $(eval engine := $$(shell ENGINE=$(ENGINE) docker/run.sh --engine))$(or $(engine),$(error no engine to run in))
+environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
+ENGINELESS := help clean distclean test lint lock
+ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
+engine := $(shell ENGINE=$(ENGINE) docker/run.sh --engine)
+$(if $(engine),,$(error no engine to run in))
+else
+engine := venv
+endif
 
 # code(modules): source files. Every stage reads the foundation modules.
 code = $(patsubst %,src/lorabundle/%.py,$(1) __init__ artifacts config errors stage)
 section = $(patsubst %,$(SECTIONS)/%.yaml,$(1))
-# missing(file): FORCE if it is not there, so that deleting a result makes it again
-missing = $(if $(wildcard $(1)),,FORCE)
+# missing(files): FORCE if one is not there, so that deleting a result makes it again
+missing = $(if $(filter-out $(wildcard $(1)),$(1)),FORCE)
 stage = docker/run.sh python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),--set $$SET)
 
 ## help: print this list (the default)
@@ -53,7 +65,7 @@ help:
 	@echo
 	@echo "Variables (make all CONFIG=config/smoke.yaml ENGINE=venv):"
 	@echo "  CONFIG=FILE     settings of the run (default config/default.yaml)"
-	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"train.learning_rate=1e-4 lora.r=8\""
+	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"run=try train.learning_rate=1e-4\" (no spaces in a value)"
 	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) takes a container engine that answers, else venv"
 	@echo "  BASE=NAME       base of the image: registry, debian, or auto (default)"
 	@echo "  THREADS=N       threads of the computation (default: all cores)"
@@ -107,7 +119,7 @@ $(VENV): $(WHEELS) docker/setup.sh
 	docker/setup.sh venv
 	@touch $@
 
-docker/.image: $(WHEELS) docker/setup.sh docker/base.sh docker/Dockerfile
+docker/.image-$(engine): $(WHEELS) docker/setup.sh docker/base.sh docker/Dockerfile
 	docker/setup.sh $(engine)
 
 $(DEV): $(VENV) docker/dev.lock
@@ -118,11 +130,12 @@ $(DEV): $(VENV) docker/dev.lock
 # --- settings: one file a section, rewritten only if it changes ----------------------------------------------------
 
 $(CONFIG):
-	@echo "config: error: there is no config file $@. Pass CONFIG=<file>; those shipped are: $(wildcard config/*.yaml)." >&2; exit 2
+	@test -f $@ || { echo "config: error: there is no config file $@. Pass CONFIG=<file>; those shipped are:" \
+		"$(wildcard config/*.yaml)." >&2; exit 2; }
 
 $(SECTIONS)/.set: FORCE
-	@mkdir -p $(@D) 2>/dev/null || { echo "config: error: cannot write below outputs/. Check that the folder is writable by \
-	    user id $$(id -u) and that the disk is not full (df -h .), then run the same command again." >&2; exit 1; }
+	@mkdir -p $(@D) 2>/dev/null || { echo "config: error: cannot write below outputs/. Check that the folder is writable by" \
+		"user id $$(id -u) and that the disk is not full (df -h .), then run the same command again." >&2; exit 1; }
 	@echo "$$SET" | cmp -s - $@ || echo "$$SET" > $@
 
 $(SECTIONS)/.resolved: $(CONFIG) $(SECTIONS)/.set src/lorabundle/config.py | $(environment)
@@ -133,7 +146,12 @@ $(SECTIONS)/.resolved: $(CONFIG) $(SECTIONS)/.set src/lorabundle/config.py | $(e
 $(SECTIONS)/%.yaml: $(SECTIONS)/.resolved
 	@test -f $@
 
-# data/processed/ and reports/ hold one run's results at a time; these say whose, and change when the run does
+# What runs share holds the results of one at a time (a model folder, data/processed/, reports/). These files say whose,
+# and change when another run takes the place.
+$(MODEL).settings: $(call section,model) FORCE
+	@mkdir -p $(@D)
+	@cmp -s $< $@ || cp $< $@
+
 data/processed/.settings: $(call section,model data) FORCE
 	@mkdir -p $(@D)
 	@cat $(call section,model data) | cmp -s - $@ || cat $(call section,model data) > $@
@@ -144,20 +162,25 @@ reports/.run: FORCE
 
 # --- stages --------------------------------------------------------------------------------------------------------
 
-$(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model data) $(WHEELS) \
-		$(call missing,$(MODEL)/provenance.json) | $(environment)
+$(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model data) $(WHEELS) $(MODEL).settings $(LOCAL) \
+		$(call missing,$(MODEL)/provenance.json $(RUN)/provenance.json) | $(environment)
 	@NETWORK=1 $(call stage,fetch)
 
 $(STAGES)/preprocess.json: $(call code,preprocess docstrings locks modeling prompts records) $(call section,model data) \
-		$(DATA) $(STAGES)/fetch.json data/processed/.settings $(call missing,data/processed/manifest.json)
+		$(DATA) $(STAGES)/fetch.json data/processed/.settings \
+		$(call missing,$(patsubst %,data/processed/%,manifest.json train/state.json val/state.json test/state.json))
 	@$(call stage,preprocess)
 
-# Written by preprocess, and only if it changes: building equal data again trains nothing again
+# Written by fetch and preprocess, and only if they change: fetching or building the same again trains nothing again
+$(RUN)/provenance.json: $(STAGES)/fetch.json
+	@test -f $@
+
 $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
 $(STAGES)/train.json: $(call code,train reload modeling prompts runinfo scoring) $(call section,seed model lora train) \
-		$(RUN)/manifest.json $(call missing,$(RUN)/adapter/adapter_model.safetensors)
+		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock \
+		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
 	@$(call stage,train)
 
 $(STAGES)/evaluate.json: $(call code,evaluate metrics modeling prompts scoring) $(call section,seed model evaluate) \
@@ -169,11 +192,12 @@ $(STAGES)/sample.json: $(call code,sample modeling prompts scoring) $(call secti
 	@$(call stage,sample)
 
 $(STAGES)/report.json: $(call code,report figures) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
-		$(call section,run seed model data lora train evaluate sample) $(call missing,reports/results.md)
+		$(call section,run seed model data lora train evaluate sample) \
+		$(call missing,reports/results.md reports/figures/loss.svg reports/figures/loss.png)
 	@$(call stage,report)
 
-$(STAGES)/archive.json: $(call code,archive) $(STAGES)/report.json \
-		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz)
+$(STAGES)/archive.json: $(call code,archive) $(SOURCE) $(STAGES)/report.json \
+		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz archive/submission-$(notdir $(RUN)).tar.gz.sha256)
 	@$(call stage,archive)
 
 # --- development ---------------------------------------------------------------------------------------------------
@@ -205,7 +229,7 @@ clean:
 ## distclean: remove everything that was built or downloaded
 .PHONY: distclean
 distclean: clean
-	rm -rf data/raw data/models data/processed docker/wheels docker/.image .venv
+	rm -rf data/raw data/models data/processed docker/wheels docker/.image-docker docker/.image-podman .venv
 
 .PHONY: FORCE
 FORCE:

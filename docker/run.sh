@@ -52,9 +52,9 @@ if [ "$engine" = venv ]; then
     exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD/src" "$@"
 fi
 
-image=$(cat docker/.image)
+image=$(cat "docker/.image-$engine")
 image_id=$("$engine" image inspect --format '{{.Id}}' "$image" 2> /dev/null) || {
-    echo "image: error: $engine no longer has the image $image. Build it again: make -B image." >&2
+    echo "image: error: $engine no longer has the image $image. Delete docker/.image-$engine and run: make image." >&2
     exit 2
 }
 settings+=(LORABUNDLE_IMAGE="$image $image_id")

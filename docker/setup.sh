@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment that the stages run in, from docker/wheels/ and the lock alone (no network):
 #   setup.sh venv [dev]      .venv, for CPython 3.11 (dev: with the test and lint tools too)
-#   setup.sh docker|podman   an image; the name of the one made is left in docker/.image
+#   setup.sh docker|podman   an image; the name of the one made is left in docker/.image-docker or -podman
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -41,7 +41,7 @@ setup_image() {
     "$engine" build --quiet --network=none --build-arg "BASE=$base" --tag "$image" . 2>&1 > /dev/null \
         | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # the classic builder's advice to install another one
     "$engine" image prune --force --filter label=lorabundle=build > /dev/null # the build stage holds all wheels again
-    echo "$image" > .image
+    echo "$image" > ".image-$engine"
 }
 
 case ${1:-} in

@@ -69,7 +69,7 @@ def tiny_model() -> Phi3ForCausalLM:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder with the shipped configs and locks, as the working directory."""
     for name in ("config", "docker"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("wheels", ".image"))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

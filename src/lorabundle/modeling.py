@@ -22,9 +22,9 @@ from transformers.utils import logging as transformers_logging
 
 from lorabundle import artifacts
 from lorabundle.config import Config
-from lorabundle.errors import AdapterError, ModelFormatError
+from lorabundle.errors import AdapterError, ConfigError, ModelFormatError
 
-FETCH_FIRST = "Run `make fetch` (add `-B` if it says that there is nothing to do) to get the base model."
+FETCH_FIRST = "Delete that folder, if it is there, and run `make fetch` to get the base model."
 
 
 def quiet_libraries() -> None:
@@ -142,7 +142,7 @@ def load_base(config: Config) -> PreTrainedModel:
     if report["missing_keys"] or report["unexpected_keys"]:  # transformers only warns, and draws random weights
         raise ModelFormatError(
             f"The weights in {folder} do not fit its config: missing {sorted(report['missing_keys'])[:3]}, unexpected "
-            f"{sorted(report['unexpected_keys'])[:3]}. Delete the folder and run `make -B fetch`."
+            f"{sorted(report['unexpected_keys'])[:3]}. {FETCH_FIRST}"
         )
     return model.eval().requires_grad_(False)
 
@@ -151,8 +151,13 @@ def attach_lora(model: PreTrainedModel, config: Config) -> PeftModel:
     """Wrap `model` with a fresh, trainable LoRA adapter. Seed first: the A matrices are drawn here.
 
     Raises:
-        AdapterError: no module of the model has a name in `lora.target_modules`.
+        ConfigError: a name in `lora.target_modules` is of no linear layer of the model (PEFT asks for one match in all).
     """
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    unknown = [t for t in config.lora.target_modules if not any(name.split(".")[-1] == t for name in names)]
+    if unknown:
+        known = ", ".join(sorted({name.split(".")[-1] for name in names}))
+        raise ConfigError(f"lora.target_modules: the model has no linear layer {', '.join(unknown)}; it has {known}.")
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=config.lora.r,
@@ -160,10 +165,7 @@ def attach_lora(model: PreTrainedModel, config: Config) -> PeftModel:
         lora_dropout=config.lora.lora_dropout,
         target_modules=config.lora.target_modules,
     )
-    try:
-        return get_peft_model(model, lora)
-    except ValueError as error:
-        raise AdapterError(f"lora.target_modules does not fit the model: {error}") from error
+    return get_peft_model(model, lora)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:

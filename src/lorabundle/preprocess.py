@@ -149,9 +149,8 @@ def run(run_config: Config) -> Artifacts:
             "%s: %s", name, {key: manifest["splits"][name][key] for key in ("examples", "tokens", "response_tokens")}
         )
     artifacts.write_json(config.PROCESSED / "manifest.json", manifest)
-    copy = run_config.run_dir / "manifest.json"  # the run's own; left alone if equal, so that make does not train again
-    if not copy.is_file() or copy.read_bytes() != (config.PROCESSED / "manifest.json").read_bytes():
-        artifacts.write_json(copy, manifest)
+    copy = run_config.run_dir / "manifest.json"  # the run's own
+    artifacts.write_json_if_changed(copy, manifest)
     return Artifacts(
         inputs=[*sources, run_config.model_dir / "tokenizer.json"],
         outputs=[copy, *(config.PROCESSED / name for name in (*config.SPLITS, "manifest.json"))],

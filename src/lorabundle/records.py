@@ -19,6 +19,8 @@ def _text(row: dict, column: str) -> str:
     value = row[column]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"column {column} must be a text that is not empty, got {shortened(value)}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"column {column} has half a surrogate pair, which is no character: {shortened(value)}")
     return value.strip()
 
 
@@ -31,7 +33,7 @@ def _from_prompt_completion(row: dict) -> tuple[Messages, Messages]:
 
 
 def _from_alpaca(row: dict) -> tuple[Messages, Messages]:
-    context = _text(row, "input") if row.get("input") else ""
+    context = _text(row, "input") if str(row.get("input") or "").strip() else ""
     instruction = _text(row, "instruction")
     question = f"{instruction}\n\n{context}" if context else instruction
     return _turn("user", question), _turn("assistant", _text(row, "output"))
@@ -45,7 +47,7 @@ def _from_messages(row: dict) -> tuple[Messages, Messages]:
         {"role": item.get("role"), "content": _text({"content": item.get("content")}, "content")} for item in messages
     ]
     roles = [turn["role"] for turn in turns]
-    if not set(roles) <= {"system", "user", "assistant"} or roles[-2:] != ["user", "assistant"]:
+    if any(role not in ("system", "user", "assistant") for role in roles) or roles[-2:] != ["user", "assistant"]:
         raise ValueError(f"messages must have roles system, user or assistant and end user, assistant; got {roles}")
     return turns[:-1], turns[-1:]
 

@@ -1,7 +1,7 @@
 """Render a finished run: `reports/results.md` and the figures. Pure rendering: every number is read from a file.
 
-Reads, below `outputs/<run>/`, `metrics.json`, `samples.jsonl`, `train_log.jsonl`, `manifest.json`, `environment.json` and the
-stage records, and the model's `provenance.json`. Writes `reports/results.md` and `reports/figures/loss.{svg,png}`.
+Reads, below `outputs/<run>/`, `metrics.json`, `samples.jsonl`, `train_log.jsonl`, `manifest.json`, `provenance.json`,
+`environment.json` and the stage records. Writes `reports/results.md` and `reports/figures/loss.{svg,png}`.
 A missing input is an error; nothing is ever left blank. All that may differ between two equal runs stands in the last
 section, "This run".
 
@@ -150,12 +150,11 @@ def run(run_config: Config) -> Artifacts:
     """Render the report."""
     folder = run_config.run_dir
     remedy = f"Run `make all CONFIG=...` for run {run_config.run}: the report needs every earlier stage."
-    paths = {n: folder / f"{n}.json" for n in ("metrics", "manifest", "environment")}
+    paths = {n: folder / f"{n}.json" for n in ("metrics", "manifest", "provenance", "environment")}
     loaded = {name: artifacts.read_json(path, remedy) for name, path in paths.items()}
     records = {name: artifacts.read_json(run_config.record_path(name), remedy) for name in RECORDED}
     samples = artifacts.read_jsonl(folder / "samples.jsonl", remedy)
     journal = artifacts.read_jsonl(folder / "train_log.jsonl", remedy)
-    provenance = artifacts.read_json(run_config.model_dir / "provenance.json", remedy)
 
     metrics, baselines = loaded["metrics"], loaded["metrics"]["baselines"]
     text = f"""# Results of run {run_config.run}
@@ -164,7 +163,7 @@ def run(run_config: Config) -> Artifacts:
 
 {verdict(metrics)}
 
-{model_sentence(provenance)}
+{model_sentence(loaded["provenance"])}
 
 Loss is in nats per response token, the end-of-turn token included, over {metrics["models"]["base"]["tokens"]:,} tokens of \
 {metrics["models"]["base"]["examples"]} test examples; perplexity is its exponential. For comparison, guessing uniformly \
@@ -194,7 +193,7 @@ picked them.
 
 ## Where the numbers come from
 
-Table and intervals: `metrics.json`. Loss curve: `train_log.jsonl`. Data: `manifest.json`. Samples: `samples.jsonl`. \
+Table and intervals: `metrics.json`. Loss curve: `train_log.jsonl`. Data: `manifest.json`. Model: `provenance.json`. Samples: `samples.jsonl`. \
 All are in `outputs/{run_config.run}/`, and in the submission archive.
 
 ## This run

@@ -18,7 +18,7 @@ import psutil
 
 from lorabundle import artifacts
 from lorabundle.config import Config, add_arguments, load_config, write_resolved
-from lorabundle.errors import InterruptedStageError, LorabundleError, OutputError
+from lorabundle.errors import InterruptedStageError, LorabundleError, MemoryExhaustedError, OutputError
 
 log = logging.getLogger("lorabundle")
 
@@ -62,6 +62,12 @@ def _explain(error: BaseException, name: str) -> LorabundleError:
         return InterruptedStageError(
             f"Stopped by {error or 'SIGINT'}. Results of earlier stages and the last complete checkpoint are intact; "
             f"run the same command to go on."
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return MemoryExhaustedError(
+            "There is not enough memory. Lower train.per_device_train_batch_size (raising gradient_accumulation_steps by as "
+            "much keeps the result), train.per_device_eval_batch_size, evaluate.batch_size or data.max_length, or set "
+            "train.gradient_checkpointing: true; then run the same command again."
         )
     if isinstance(error, OSError):
         return OutputError(

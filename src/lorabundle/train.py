@@ -8,6 +8,7 @@ After an interruption the same command goes on from the last complete checkpoint
 """
 
 import gc
+import json
 import logging
 import math
 import shutil
@@ -21,7 +22,7 @@ from datasets import load_from_disk
 from peft import PeftModel
 from safetensors.torch import load_file
 from tqdm import tqdm
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from lorabundle import artifacts, config, modeling, runinfo, scoring
@@ -35,6 +36,7 @@ log = logging.getLogger("lorabundle.train")
 
 COMPLETE = "complete.json"  # written last into a checkpoint: one without it was cut short
 FINISHED = "finished.json"  # beside the checkpoints once training is over: the next run starts afresh
+SECTIONS = {"seed", "model", "lora", "train"}  # of the config: what decides the course of training
 DATA_FIRST = "Run `make data` first."
 
 
@@ -174,10 +176,12 @@ def journal_rows(history: list[dict]) -> list[dict]:
 
 def training_fingerprint(run_config: Config, manifest: dict) -> str:
     """Hex sha256 of all that decides the course of training; a checkpoint is resumed only under the same one."""
-    settings = run_config.model_dump(include={"seed", "model", "lora", "train"})
+    settings = run_config.model_dump(include=SECTIONS)
+    provenance = artifacts.read_json(run_config.run_dir / "provenance.json", modeling.FETCH_FIRST)
     code = [sha256_file(Path(module.__file__)) for module in (modeling, scoring, sys.modules[__name__])]
     dtype = modeling.resolve_dtype(run_config.model.dtype)
-    return sha256_bytes(repr((settings, manifest, code, str(dtype), torch.__version__)).encode())
+    software = sha256_file(config.RUNTIME_LOCK)
+    return sha256_bytes(repr((settings, manifest, provenance, code, str(dtype), software)).encode())
 
 
 def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
@@ -236,9 +240,9 @@ def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Te
     try:
         finished = subprocess.run(command, capture_output=True, text=True)
         if finished.returncode != 0:
-            reason = finished.stderr.strip().splitlines()[-1:]
+            reason = " ".join(finished.stderr.strip().splitlines()[-1:]) or "it said nothing; was it out of memory?"
             raise AdapterError(
-                f"The adapter just saved in {adapter} does not load in a new process: {' '.join(reason)}."
+                f"The adapter just saved in {adapter} does not load in a new process (exit code {finished.returncode}): {reason}"
             )
         difference = (load_file(output)["logits"] - logits).abs().max().item()
     finally:
@@ -275,10 +279,10 @@ model = PeftModel.from_pretrained(base, "{run_config.adapter_dir}")
 tokenizer = AutoTokenizer.from_pretrained("{run_config.adapter_dir}")
 ```
 
-All settings of the run:
+Settings of the training:
 
 ```yaml
-{dump_yaml(run_config.model_dump())}```
+{dump_yaml(run_config.model_dump(include=SECTIONS))}```
 """
 
 
@@ -311,14 +315,19 @@ def run(run_config: Config) -> Artifacts:
     trainer.remove_callback(ProgressCallback)
     if checkpoint:
         log.info("resuming from %s", checkpoint)
-        history = artifacts.read_json(checkpoint / "trainer_state.json", "Delete the checkpoint's folder.")[
-            "log_history"
-        ]
-        trainer.tokens_seen = max(entry.get("tokens", 0) for entry in history)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        trainer.tokens_seen = max(entry.get("tokens", 0) for entry in state.log_history)
+    if (
+        checkpoint and state.global_step >= state.max_steps
+    ):  # stopped after the last step: the trainer would take one more
+        trainer.state = state
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
-    last = trainer.state.log_history[-2]  # before the trainer's closing summary
-    val_loss = last["eval_loss"] if "eval_loss" in last else trainer.evaluate()["eval_loss"]
+    validations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    is_last = bool(validations) and validations[-1]["step"] == trainer.state.global_step
+    val_loss = validations[-1]["eval_loss"] if is_last else trainer.evaluate()["eval_loss"]
     save_adapter(trainer.model, tokenizer, run_config, model_card(run_config, manifest, val_loss))
     input_ids = torch.tensor([rows["val"][0]["input_ids"]])
     logits = plain_logits(trainer.model.eval(), input_ids)
@@ -341,6 +350,9 @@ def save_adapter(model: PeftModel, tokenizer, run_config: Config, card: str) -> 
     with artifacts.atomic_dir(run_config.adapter_dir) as folder:
         # "auto" would ask the hub whether the base model's vocabulary has changed
         model.save_pretrained(folder, save_embedding_layers=False)
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        settings["target_modules"].sort()  # a set in PEFT, whose order changes from process to process
+        artifacts.write_json(folder / "adapter_config.json", settings)
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -56,6 +56,23 @@ def test_local_folder(tiny_config):
     assert fetch.is_complete(config)
 
 
+def test_changed_local_weights_are_noticed(tiny_config):
+    config = tiny_config()
+    fetch.run(config)
+    tokenizer = Path("tiny/tokenizer_config.json")
+    content = tokenizer.read_text()
+    tokenizer.unlink()
+    tokenizer.write_text(content + " ")
+    assert not fetch.is_complete(config)
+
+
+def test_users_files_keep_their_permissions(tiny_config):
+    """The model folder shares the files by hard link; they are not ours to change."""
+    Path("tiny/model.safetensors").chmod(0o600)
+    fetch.run(tiny_config())
+    assert Path("tiny/model.safetensors").stat().st_mode & 0o777 == 0o600
+
+
 def test_damaged_model_is_made_again(tiny_config):
     config = tiny_config()
     fetch.run(config)

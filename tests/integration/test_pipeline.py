@@ -28,7 +28,7 @@ def project(tmp_path_factory, fetched):
     """A project in which the whole smoke run has been run; `.new` maps each stage to the files it added."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("config", "docker"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
     for name in ("data/raw/wheels", "data/models"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(ROOT / name)
@@ -63,7 +63,7 @@ def test_each_stage_leaves_exactly_its_files(project):
     ]
     adapter = "README.md adapter_config.json adapter_model.safetensors chat_template.jinja tokenizer.json tokenizer_config.json"
     assert project.new == {
-        "fetch": of_run("fetch", "config.yaml", *sections),
+        "fetch": of_run("fetch", "config.yaml", "provenance.json", *sections),
         "preprocess": of_run("preprocess", "manifest.json")
         | {"data/raw/docstrings.jsonl", "data/processed/manifest.json"}
         | {f"data/processed/{split}/{name}" for split in ("train", "val", "test") for name in arrow},

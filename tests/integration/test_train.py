@@ -14,8 +14,8 @@ from datasets import load_from_disk
 from safetensors.torch import load_file, save_file
 
 from lorabundle import fetch, modeling, preprocess, scoring, train
-from lorabundle.artifacts import sha256_file
-from lorabundle.errors import AdapterError, DivergenceError
+from lorabundle.artifacts import hash_paths, sha256_file
+from lorabundle.errors import AdapterError, ConfigError, DivergenceError
 from lorabundle.reload import plain_logits
 from tests.conftest import ROOT
 from tests.integration.conftest import TINY
@@ -41,9 +41,38 @@ def journal(config) -> list[dict]:
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes(prepared):
-    first = trained(prepared("run=a", "train.max_steps=6"))
-    assert trained(prepared("run=b", "train.max_steps=6")) == first
-    assert trained(prepared("run=c", "train.max_steps=6", "seed=7")) != first
+    first = trained(prepared("train.max_steps=6"))
+    assert trained(prepared("train.max_steps=6")) == first
+    assert trained(prepared("train.max_steps=6", "seed=7")) != first
+
+
+def test_adapter_folder_is_the_same_in_every_process(prepared, monkeypatch):
+    """PEFT keeps target_modules in a set and writes it in an order that depends on the process's hash seed."""
+    config = prepared("train.max_steps=2", "train.save_steps=2")
+    command = [sys.executable, "-m", "lorabundle.train", "--config", "config/smoke.yaml", "--set", *TINY]
+    command += ["train.max_steps=2", "train.save_steps=2"]
+    folders = []
+    for seed in ("1", "2"):
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        folders.append(hash_paths([config.adapter_dir]))
+    assert folders[0] == folders[1]
+
+
+def test_stopped_after_the_last_step_takes_no_other_step(prepared, monkeypatch):
+    """Steps that do not fill an epoch: the trainer, resumed at its last step, would take one more."""
+    settings = ["train.max_steps=4", "train.save_steps=2", "train.lr_scheduler_type=constant_with_warmup"]
+    expected = trained(prepared(*settings, "run=whole"))
+    config = prepared(*settings)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_adapter", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config)
+    assert trained(config) == expected
+    assert max(row["step"] for row in journal(config)) == 4
 
 
 def test_training_lowers_the_validation_loss(prepared):
@@ -176,9 +205,11 @@ def test_divergence_stops_the_run(prepared):
         train.run(prepared("train.max_steps=20", "train.learning_rate=1e30", "train.warmup_steps=0"))
 
 
-def test_unknown_target_module(prepared):
-    with pytest.raises(AdapterError, match="target_modules"):
-        train.run(prepared("lora.target_modules=[q_proj]"))
+@pytest.mark.parametrize("names", ["[q_proj]", "[qkv_proj,q_proj]", "[norm]"])
+def test_unknown_target_module(prepared, names):
+    """PEFT is content if one name matches, and would quietly train less than the config says."""
+    with pytest.raises(ConfigError, match=r"no linear layer (q_proj|norm); it has down_proj, gate_up_proj, lm_head"):
+        train.run(prepared(f"lora.target_modules={names}"))
 
 
 def test_adapter_that_lacks_a_tensor_is_an_error(prepared):

@@ -22,6 +22,7 @@ def finished(smoke):
         "config.yaml",
         "environment.json",
         "manifest.json",
+        "provenance.json",
         "train_log.jsonl",
         "metrics.json",
         "samples.jsonl",
@@ -33,7 +34,12 @@ def finished(smoke):
         atomic_write(smoke.record_path(stage), stage)
     for name in ("reports/results.md", "reports/figures/loss.svg", "README.md", "src/lorabundle/train.py"):
         atomic_write(Path(name), name)
-    for name in ("src/lorabundle/__pycache__/train.pyc", "docker/wheels/torch.whl", "docker/.image", "tests/.gitkeep"):
+    for name in (
+        "src/lorabundle/__pycache__/train.pyc",
+        "docker/wheels/torch.whl",
+        "docker/.image-docker",
+        "tests/.gitkeep",
+    ):
         atomic_write(Path(name), "left out")
     atomic_write(Path(".ci/run"), "#!/bin/sh\n")
     Path(".ci/run").chmod(0o755)
@@ -54,6 +60,7 @@ def test_contents(finished):
         f"{run}/logs/train.log",
         f"{run}/manifest.json",
         f"{run}/metrics.json",
+        f"{run}/provenance.json",
         f"{run}/samples.jsonl",
         f"{run}/stages/report.json",
         f"{run}/stages/train.json",

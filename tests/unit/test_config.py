@@ -86,6 +86,20 @@ def test_repeated_key_is_an_error(workspace):
         load_config(Path("twice.yaml"))
 
 
+def test_key_that_is_no_name(workspace):
+    Path("odd.yaml").write_text("? [run, seed]\n: 1\n")
+    with pytest.raises(ConfigError, match=r"odd\.yaml:1 is not valid YAML: a key must be a name"):
+        load_config(Path("odd.yaml"))
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=4294967296", "train.learning_rate=.inf", "train.num_train_epochs=.nan", "train.max_steps=0"]
+)
+def test_numbers_that_cannot_work(workspace, override):
+    with pytest.raises(ConfigError, match=override.split("=")[0].replace(".", r"\.")):
+        load_config(Path("config/smoke.yaml"), [override])
+
+
 def test_resolved_files_are_rewritten_only_when_they_change(smoke):
     """Make reruns the stages that read a section whose file is newer."""
     write_resolved(smoke)

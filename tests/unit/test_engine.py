@@ -26,7 +26,8 @@ def project(tmp_path, monkeypatch):
     Path("docker").mkdir()
     for name in ("run.sh", "setup.sh"):
         shutil.copy(ROOT / "docker" / name, "docker")
-    Path("docker/.image").write_text("lorabundle:abc\n")
+    for name in ("docker", "podman"):
+        Path(f"docker/.image-{name}").write_text("lorabundle:abc\n")
     Path("bin").mkdir()
     for name in ("docker", "podman"):
         Path("bin", name).write_text(ENGINE)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lorabundle import errors
-from lorabundle.errors import ImplausibleLossError, InterruptedStageError, LorabundleError
+from lorabundle.errors import ImplausibleLossError, InterruptedStageError, LorabundleError, MemoryExhaustedError
 from lorabundle.evaluate import check_plausible
 from lorabundle.stage import _explain
 from tests.conftest import ROOT
@@ -14,13 +14,25 @@ from tests.conftest import ROOT
 def test_every_exception_class_is_raised_in_a_test():
     classes = {name for name, value in vars(errors).items() if isinstance(value, type) and value is not LorabundleError}
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert {name for name in classes if f"pytest.raises({name}" not in tests} == {"InterruptedStageError"}
+    assert {name for name in classes if f"pytest.raises({name}" not in tests} == {
+        "InterruptedStageError",
+        "MemoryExhaustedError",
+    }
 
 
 def test_interruption_says_how_to_go_on():
     error = _explain(KeyboardInterrupt("SIGTERM"), "train")
     assert isinstance(error, InterruptedStageError)
     assert "run the same command to go on" in str(error)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_lack_of_memory_says_what_to_lower(error):
+    explained = _explain(error, "train")
+    assert isinstance(explained, MemoryExhaustedError)
+    assert "Lower train.per_device_train_batch_size" in str(explained)
 
 
 def test_exit_codes_are_the_documented_ones():

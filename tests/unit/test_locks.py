@@ -32,7 +32,7 @@ def test_wheel_that_fits_its_lock(toy, tmp_path):
 def test_changed_wheel(toy, tmp_path):
     lock, wheel = toy
     wheel.write_bytes(wheel.read_bytes() + b"x")
-    with pytest.raises(HashMismatchError, match=r"toy_lib-1\.0.*delete it and run `make -B fetch`"):
+    with pytest.raises(HashMismatchError, match=r"toy_lib-1\.0.*delete it and docker"):
         locked_wheels(["toy-lib"], lock, tmp_path)
 
 

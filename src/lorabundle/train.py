@@ -177,7 +177,7 @@ def journal_rows(history: list[dict]) -> list[dict]:
 def training_fingerprint(run_config: Config, manifest: dict) -> str:
     """Hex sha256 of all that decides the course of training; a checkpoint is resumed only under the same one."""
     settings = run_config.model_dump(include=SECTIONS)
-    provenance = artifacts.read_json(run_config.run_dir / "provenance.json", modeling.FETCH_FIRST)
+    provenance = artifacts.read_json(run_config.model_dir / "provenance.json", modeling.FETCH_FIRST)
     code = [sha256_file(Path(module.__file__)) for module in (modeling, scoring, sys.modules[__name__])]
     dtype = modeling.resolve_dtype(run_config.model.dtype)
     software = sha256_file(config.RUNTIME_LOCK)

@@ -36,17 +36,8 @@ SOURCE = (
 )
 BUILT = {"__pycache__", "wheels", ".pytest_cache", ".ruff_cache"}
 RUN_FILES = (
-    *(
-        "config.yaml",
-        "environment.json",
-        "manifest.json",
-        "provenance.json",
-        "train_log.jsonl",
-        "metrics.json",
-        "samples.jsonl",
-    ),
-    *("adapter", "logs", "stages"),
-)
+    "config.yaml environment.json manifest.json provenance.json train_log.jsonl metrics.json samples.jsonl adapter logs stages"
+).split()
 MTIME = 0  # 1970-01-01, for every entry
 
 

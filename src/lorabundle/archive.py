@@ -35,9 +35,18 @@ SOURCE = (
     ".ci",
 )
 BUILT = {"__pycache__", "wheels", ".pytest_cache", ".ruff_cache"}
-RUN_FILES = (
-    "config.yaml environment.json manifest.json provenance.json train_log.jsonl metrics.json samples.jsonl adapter logs stages"
-).split()
+RUN_FILES = [
+    "config.yaml",
+    "environment.json",
+    "manifest.json",
+    "provenance.json",
+    "train_log.jsonl",
+    "metrics.json",
+    "samples.jsonl",
+    "adapter",
+    "logs",
+    "stages",
+]
 MTIME = 0  # 1970-01-01, for every entry
 
 

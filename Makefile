@@ -12,6 +12,7 @@ SET ?=
 ENGINE ?= auto
 BASE ?= auto
 THREADS ?=
+SEEDS ?= 0 1 2
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
@@ -96,7 +97,7 @@ train: $(STAGES)/train.json
 .PHONY: eval
 eval: $(STAGES)/evaluate.json
 
-## sample: answer test prompts with both models
+## sample: pick the answers that the report shows
 .PHONY: sample
 sample: $(STAGES)/sample.json
 
@@ -183,12 +184,11 @@ $(STAGES)/train.json: $(call code,train reload modeling prompts runinfo scoring)
 		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
 	@$(call stage,train)
 
-$(STAGES)/evaluate.json: $(call code,evaluate metrics modeling prompts scoring) $(call section,seed model evaluate) \
-		$(STAGES)/train.json $(call missing,$(RUN)/metrics.json)
+$(STAGES)/evaluate.json: $(call code,evaluate diagnosis intervals locks metrics modeling prompts reasoning scoring summary) \
+		$(call section,seed model data evaluate) $(STAGES)/train.json $(call missing,$(RUN)/metrics.json $(RUN)/examples.jsonl)
 	@$(call stage,evaluate)
 
-$(STAGES)/sample.json: $(call code,sample modeling prompts scoring) $(call section,model sample) \
-		$(STAGES)/train.json $(call missing,$(RUN)/samples.jsonl)
+$(STAGES)/sample.json: $(call code,sample) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
 	@$(call stage,sample)
 
 $(STAGES)/report.json: $(call code,report figures) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
@@ -199,6 +199,16 @@ $(STAGES)/report.json: $(call code,report figures) $(STAGES)/preprocess.json $(S
 $(STAGES)/archive.json: $(call code,archive) $(SOURCE) $(STAGES)/report.json \
 		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz archive/submission-$(notdir $(RUN)).tar.gz.sha256)
 	@$(call stage,archive)
+
+# --- several seeds -------------------------------------------------------------------------------------------------
+
+## seeds: train and evaluate with each of SEEDS="0 1 2", and report mean and standard deviation in reports/seeds.md
+.PHONY: seeds
+seeds: | $(environment)
+	@for seed in $(SEEDS); do \
+		$(MAKE) --no-print-directory eval SET="$(filter-out run=% seed=%,$(SET)) run=$(notdir $(RUN))-seed-$$seed seed=$$seed"; \
+	done
+	@docker/run.sh python -m lorabundle.seeds $(patsubst %,$(RUN)-seed-%,$(SEEDS))
 
 # --- development ---------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ RUN_FILES = [
     "provenance.json",
     "train_log.jsonl",
     "metrics.json",
+    "examples.jsonl",
     "samples.jsonl",
     "adapter",
     "logs",

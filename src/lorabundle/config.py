@@ -72,8 +72,9 @@ class Lora(Section):
 class Data(Section):
     """The dataset: its source, its splits and the sequence limit."""
 
-    source: str = Field(min_length=1)  # "docstrings" or a .jsonl file
+    source: str = Field(min_length=1)  # "docstrings", "reasoning_gym" or a .jsonl file
     packages: list[str] = []  # docstrings only: packages of docker/assets.lock
+    tasks: dict[str, dict[str, Any]] = {}  # reasoning_gym only: generators and their settings
     max_length: int = Field(ge=8)
     val_fraction: float = Field(gt=0, lt=1)
     test_fraction: float = Field(gt=0, lt=1)
@@ -88,6 +89,15 @@ class Data(Section):
         if (self.source == "docstrings") != bool(self.packages):
             raise ValueError(
                 f"data.packages goes with data.source: docstrings, and with no other (it is {self.source})"
+            )
+        if (self.source == "reasoning_gym") != bool(self.tasks):
+            raise ValueError(
+                f"data.tasks goes with data.source: reasoning_gym, and with no other (it is {self.source})"
+            )
+        unseeded = [name for name, settings in self.tasks.items() if not {"seed", "size"} <= set(settings)]
+        if unseeded:
+            raise ValueError(
+                f"data.tasks: {', '.join(unseeded)} must set seed and size, or each run has other questions"
             )
         return self
 
@@ -131,10 +141,9 @@ class Evaluate(Section):
 
 
 class Sample(Section):
-    """The generations shown in the report."""
+    """The answers shown in the report."""
 
     num_prompts: int = Field(ge=1)
-    max_new_tokens: int = Field(ge=1)
 
 
 class Config(Section):

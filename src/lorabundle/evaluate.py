@@ -1,6 +1,7 @@
 """Base and fine-tuned model on the same test tokens.
 
-Reads `data/models/<name>/`, `data/processed/` and `outputs/<run>/adapter/`; writes `outputs/<run>/metrics.json`.
+Reads `data/models/<name>/`, `data/processed/` and `outputs/<run>/adapter/`; writes `outputs/<run>/examples.jsonl`, all that was
+measured on each example, and `metrics.json`, whose aggregates can be recomputed from it.
 Loss is total nats over all response tokens, the closing end-of-turn token included, divided by their number.
 
 Run as: python -m lorabundle.evaluate --config config/default.yaml
@@ -12,89 +13,170 @@ import sys
 
 from datasets import load_from_disk
 
-from lorabundle import artifacts, config, metrics, modeling, prompts, scoring
+from lorabundle import artifacts, config, metrics, modeling, prompts, reasoning, scoring
 from lorabundle.config import Config
-from lorabundle.errors import ImplausibleLossError
+from lorabundle.diagnosis import MISTAKES, find_mistakes
+from lorabundle.errors import AdapterError, ImplausibleLossError, MissingInputError
 from lorabundle.stage import Artifacts, run_stage
+from lorabundle.summary import summarise
 
 log = logging.getLogger("lorabundle.evaluate")
 
 DATA_FIRST = "Run `make data` first."
 
 
-def check_plausible(base_loss: float, vocab_size: int) -> None:
-    """Refuse a base loss that is worse than guessing: a sign of a broken mask, shift, tokenizer or weights.
+def check_splits(run_config: Config) -> dict:
+    """The manifest of `data/processed/`, if that holds the splits that this run was trained on.
 
     Raises:
-        ImplausibleLossError: `base_loss` is above ln(vocab_size), or not a number.
+        MissingInputError: it holds another run's, whose test rows may be this run's training rows.
     """
-    if not base_loss <= math.log(vocab_size):
-        raise ImplausibleLossError(
-            f"The base model's test loss is {base_loss:.4f} nats a token, but guessing uniformly among its {vocab_size} "
-            f"tokens would give ln({vocab_size}) = {math.log(vocab_size):.4f}. A trained model cannot be worse than that: "
-            f"look for weights that were not loaded, a tokenizer of another model, padding in the labels, or labels "
-            f"shifted twice. metrics.json was not written."
+    manifest = artifacts.read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
+    if manifest != artifacts.read_json(run_config.run_dir / "manifest.json", DATA_FIRST):
+        raise MissingInputError(
+            f"data/processed/ holds the splits of another run than {run_config.run}, so its test rows may be among this run's "
+            f"training rows. Run `make data` for this run first."
         )
+    return manifest
 
 
-def evaluate_model(model, tokenizer, rows: list[dict], settings: config.Evaluate) -> tuple[dict, list[scoring.Score]]:
-    """All metrics of one model (the `M` of metrics.json), and the scores per example."""
-    scores = scoring.score_responses(model, rows, settings.batch_size)
+def check_adapter_is_of_base(run_config: Config) -> None:
+    """Compare the base model and the adapter with what training read and wrote, by sha256.
+
+    Raises:
+        AdapterError: the base model is another one, or the adapter was changed. (An adapter fits any base of the same shape,
+            and gives a plausible but wrong loss on it.)
+    """
+    record = artifacts.read_json(run_config.record_path("train"), "Run `make train` first.")
+    for role, folder, hashes in (
+        ("base model", run_config.model_dir, record["inputs"]),
+        ("adapter", run_config.adapter_dir, record["outputs"]),
+    ):
+        for path, digest in artifacts.hash_paths(sorted(folder.glob("*.safetensors"))).items():
+            if hashes.get(path) != digest:
+                raise AdapterError(
+                    f"{path} is not the {role} of the training whose record is {run_config.record_path('train')}: its sha256 is "
+                    f"{digest}, the record says {hashes.get(path, 'nothing of it')}. Run `make train` again for this base."
+                )
+
+
+def check_plausible(loss: float, baselines: dict, causes: list[str]) -> list[str]:
+    """Refuse a base model's loss that was measured wrongly, or that no rightly measured model can have.
+
+    Args:
+        loss: nats a token.
+        baselines: as in metrics.json.
+        causes: mistakes that were found, likeliest first (diagnosis.find_mistakes). Some of them flatter the loss.
+
+    Returns:
+        Warnings for the report: a loss that token frequencies alone would beat is suspect, but a model that expects long
+        answers can do that badly on one-word ones.
+
+    Raises:
+        ImplausibleLossError: a mistake was found, or the loss is worse than guessing uniformly, or not a number.
+    """
+    uniform, unigram = baselines["uniform"]["loss"], baselines["unigram"]["loss"]
+    worse_than = [f"guessing uniformly ({uniform:.4f})"] if not loss <= uniform else []
+    worse_than += [f"token frequencies alone ({unigram:.4f})"] if not loss <= unigram else []
+    finding = f"The base model's test loss is {loss:.4f} nats a token" + (
+        f", which is worse than {' and than '.join(worse_than)}" if worse_than else ""
+    )
+    if causes or not loss <= uniform:
+        found = f"Found: {'; '.join(causes)}." if causes else f"None of the usual mistakes was found ({MISTAKES})."
+        raise ImplausibleLossError(
+            f"{finding}. It cannot be trusted. {found} No result was written; mend the cause and run the same command again."
+        )
+    return [f"{finding}. None of the usual mistakes was found ({MISTAKES})."] if worse_than else []
+
+
+def measure(model, tokenizer, rows: list[dict], scores: list[scoring.Score], run_config: Config) -> list[dict]:
+    """What `examples.jsonl` holds of one model, in the rows' order: loss, greedy answer, and the answer's scores."""
+    settings = run_config.evaluate
     prompt_ids = [prompts.encode_prompt(tokenizer, row["prompt"]) for row in rows]
-    generations = scoring.generate(model, tokenizer, prompt_ids, settings.max_new_tokens, settings.batch_size)
-    references = [row["completion"][0]["content"] for row in rows]
-    texts = [generation.text for generation in generations]
+    answers = scoring.generate(model, tokenizer, prompt_ids, settings.max_new_tokens, settings.batch_size)
+    texts, references = [answer.text for answer in answers], [reference(row) for row in rows]
     rouge = metrics.Rouge(keep_in_memory=True).compute(predictions=texts, references=references)
-    loss = scoring.mean_loss(scores)
-    tokens = sum(score.tokens for score in scores)
-    result = {
-        "loss": loss,
-        "perplexity": math.exp(loss),
-        "tokens": tokens,
-        "examples": len(rows),
-        "token_accuracy": sum(score.correct for score in scores) / tokens,
-        **rouge,
-        "exact_match": sum(map(str.__eq__, texts, references)) / len(rows),
-        "stop_rate": sum(generation.stopped for generation in generations) / len(rows),
-    }
-    return result, scores
+    verified = run_config.data.source == reasoning.SOURCE
+    marks = reasoning.verify([row["id"] for row in rows], texts, run_config.data.tasks) if verified else []
+    results = []
+    for index, (score, answer) in enumerate(zip(scores, answers, strict=True)):
+        result = {"nats": score.nats, "correct": score.correct, "text": answer.text, "stopped": answer.stopped}
+        result |= {kind: values[index] for kind, values in rouge.items()}
+        result["chrf"] = metrics.sentence_chrf(answer.text, references[index])
+        result["exact_match"] = answer.text == references[index]
+        result["repetition_rate"] = metrics.repetition_rate(answer.text)
+        results.append(result | ({"score": marks[index]} if verified else {}))
+    return results
+
+
+def reference(row: dict) -> str:
+    """The answer that the dataset gives to the row's prompt."""
+    return row["completion"][0]["content"]
+
+
+def baselines_of(train_rows: list[dict], test_rows: list[dict], vocab_size: int) -> dict:
+    """What no model is needed for, over the test's response tokens: the `baselines` of metrics.json."""
+
+    def responses(rows: list[dict]) -> list[int]:
+        return [label for row in rows for label in row["labels"] if label != prompts.IGNORE_INDEX]
+
+    unigram = metrics.unigram_baseline(responses(train_rows), responses(test_rows), vocab_size)
+    return {"uniform": {"loss": math.log(vocab_size), "perplexity": float(vocab_size)}, "unigram": unigram}
 
 
 def run(run_config: Config) -> Artifacts:
     """Evaluate both models and the two baselines."""
-    manifest = artifacts.read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
+    manifest = check_splits(run_config)
+    check_adapter_is_of_base(run_config)
+    train_rows = load_from_disk(config.PROCESSED / "train").select_columns("labels").to_list()
     rows = load_from_disk(config.PROCESSED / "test").to_list()
-    train_rows = load_from_disk(config.PROCESSED / "train")["labels"]
     tokenizer = modeling.load_tokenizer(run_config.model_dir)
     model = modeling.load_base(run_config)
-    vocab_size = model.config.vocab_size
+    baselines = baselines_of(train_rows, rows, model.config.vocab_size)
 
-    base, base_scores = evaluate_model(model, tokenizer, rows, run_config.evaluate)
-    log.info("base: loss %.4f, perplexity %.2f, ROUGE-L %.3f", base["loss"], base["perplexity"], base["rougeL"])
-    check_plausible(base["loss"], vocab_size)
-    adapted = modeling.load_adapter(model, run_config.adapter_dir)
-    tuned, tuned_scores = evaluate_model(adapted, tokenizer, rows, run_config.evaluate)
-    log.info(
-        "fine-tuned: loss %.4f, perplexity %.2f, ROUGE-L %.3f", tuned["loss"], tuned["perplexity"], tuned["rougeL"]
-    )
+    def score() -> list[scoring.Score]:
+        return scoring.score_responses(model, rows, run_config.evaluate.batch_size)
 
-    def responses(labels: list[list[int]]) -> list[int]:
-        return [label for row in labels for label in row if label != prompts.IGNORE_INDEX]
+    scores = {"base": score()}
+    mistakes = find_mistakes(run_config, rows, manifest, model, tokenizer)
+    warnings = check_plausible(scoring.mean_loss(scores["base"]), baselines, mistakes)
+    for warning in warnings:
+        log.warning("%s", warning)
+    results = {"base": measure(model, tokenizer, rows, scores["base"], run_config)}
+    model = modeling.load_adapter(model, run_config.adapter_dir)
+    scores["finetuned"] = score()
+    if scores["finetuned"] == scores["base"]:
+        raise AdapterError(
+            f"The adapter in {run_config.adapter_dir} changes nothing: every test example has the base model's loss to the last "
+            f"digit. It was not applied, or not trained. Run `make train` again."
+        )
+    results["finetuned"] = measure(model, tokenizer, rows, scores["finetuned"], run_config)
 
-    groups = [row["group"] for row in rows]
-    unigram = metrics.unigram_loss(responses(train_rows), responses([row["labels"] for row in rows]), vocab_size)
+    examples = []
+    for index, row in enumerate(rows):
+        example = {key: row[key] for key in ("id", "group", "kind", "prompt")} | {"reference": reference(row)}
+        example["tokens"] = scores["base"][index].tokens
+        examples.append(example | {name: answers[index] for name, answers in results.items()})
+    summary = summarise(examples, run_config.seed)
+    for name, values in summary["models"].items():
+        log.info(
+            "%s: loss %.4f, perplexity %.2f, ROUGE-L %.3f", name, *map(values.get, ("loss", "perplexity", "rougeL"))
+        )
     result = {
         "schema": 1,
         "run": run_config.run,
+        "seed": run_config.seed,
         "dataset": {"source": manifest["source"], "splits": manifest["splits"]},
-        "baselines": {"uniform": {"loss": math.log(vocab_size)}, "unigram": {"loss": unigram}},
-        "models": {"base": base, "finetuned": tuned},
-        "delta": {"loss": metrics.loss_difference(base_scores, tuned_scores, groups, run_config.seed)},
+        "warnings": warnings,
+        "baselines": baselines,
+        **summary,
     }
-    artifacts.write_json(run_config.run_dir / "metrics.json", result)
+    outputs = [run_config.run_dir / name for name in ("examples.jsonl", "metrics.json")]
+    artifacts.write_jsonl(outputs[0], examples)
+    artifacts.write_json(outputs[1], result)
     return Artifacts(
         inputs=[run_config.model_dir, run_config.adapter_dir, config.PROCESSED / "train", config.PROCESSED / "test"],
-        outputs=[run_config.run_dir / "metrics.json"],
+        outputs=outputs,
     )
 
 

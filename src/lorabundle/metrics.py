@@ -1,58 +1,77 @@
-"""Metrics that need more than arithmetic: ROUGE as an `evaluate.Metric`, the unigram baseline, the bootstrap interval."""
+"""What one example, or a set of answers, scores: overlap with the references, repetition, and the unigram baseline."""
 
 import math
 from collections import Counter
 
 import evaluate
-import numpy as np
+import sacrebleu
 from datasets import Features, Value
 from rouge_score.rouge_scorer import RougeScorer
 
-from lorabundle.scoring import Score
-
 ROUGE_TYPES = ["rouge1", "rouge2", "rougeL"]
+TEXTS = Features({"predictions": Value("string"), "references": Value("string")})
 
 
 class Rouge(evaluate.Metric):
-    """ROUGE F1 (Lin 2004) by its reference implementation, `rouge_score`.
+    """ROUGE F1 (Lin 2004) by its reference implementation, `rouge_score`, with stemming: a list with one value an example.
 
-    `evaluate.load("rouge")` is the same computation, but downloads its script from a hub at run time.
+    `evaluate.load("rouge", ...).compute(use_aggregator=False)` is the same, but downloads its script from a hub at run time.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Mean ROUGE F1 between predictions and references, with stemming.",
+            description="ROUGE F1 between predictions and references, example by example.",
             citation="Lin, C.-Y. (2004). ROUGE: A Package for Automatic Evaluation of Summaries.",
             inputs_description="predictions, references: one text each per example",
-            features=Features({"predictions": Value("string"), "references": Value("string")}),
+            features=TEXTS,
+        )
+
+    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, list[float]]:
+        scorer = RougeScorer(ROUGE_TYPES, use_stemmer=True)
+        scores = [scorer.score(reference, text) for reference, text in zip(references, predictions, strict=True)]
+        return {kind: [score[kind].fmeasure for score in scores] for kind in ROUGE_TYPES}
+
+
+class SacreBleu(evaluate.Metric):
+    """Corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015), both 0..100, by `sacrebleu` (Post 2018).
+
+    `length_ratio` is the answers' length over the references', in BLEU's tokens.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Corpus BLEU and chrF between predictions and references.",
+            citation="Post, M. (2018). A Call for Clarity in Reporting BLEU Scores.",
+            inputs_description="predictions, references: one text each per example",
+            features=TEXTS,
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        scorer = RougeScorer(ROUGE_TYPES, use_stemmer=True)
-        scores = [scorer.score(reference, text) for reference, text in zip(references, predictions, strict=True)]
-        return {kind: sum(score[kind].fmeasure for score in scores) / len(scores) for kind in ROUGE_TYPES}
+        bleu = sacrebleu.corpus_bleu(predictions, [references])
+        chrf = sacrebleu.corpus_chrf(predictions, [references])
+        return {"bleu": bleu.score, "chrf": chrf.score, "length_ratio": bleu.sys_len / bleu.ref_len}
 
 
-def unigram_loss(train_ids: list[int], test_ids: list[int], vocab_size: int) -> float:
-    """Nats a token of a model that knows only how often each token occurs in the training responses (add-one smoothed)."""
+def sentence_chrf(prediction: str, reference: str) -> float:
+    """chrF of one answer, 0..100."""
+    return sacrebleu.sentence_chrf(prediction, [reference]).score
+
+
+def repetition_rate(text: str, n: int = 4) -> float:
+    """Share of a text's word n-grams that stood in it before (seq-rep-n of Welleck et al. 2020, arXiv 1908.04319)."""
+    words = text.split()
+    ngrams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def unigram_baseline(train_ids: list[int], test_ids: list[int], vocab_size: int) -> dict[str, float]:
+    """What knowing only how often each token occurs in the training responses (add-one smoothed) scores on the test's.
+
+    Returns {"loss": nats a token, "perplexity", "token_accuracy": of always saying the most frequent token}.
+    """
     counts = Counter(train_ids)
     total = len(train_ids) + vocab_size
-    return -sum(math.log((counts[token] + 1) / total) for token in test_ids) / len(test_ids)
-
-
-def loss_difference(
-    base: list[Score], finetuned: list[Score], groups: list[str], seed: int, resamples: int = 10_000
-) -> dict:
-    """Fine-tuned minus base loss, with a 95 % interval from the paired bootstrap over groups (Efron 1979).
-
-    Whole groups are drawn, because their examples are alike: drawing examples would make the interval too narrow.
-    Returns {"mean", "ci95": [low, high]} in nats a token; below zero is better.
-    """
-    _, member_of = np.unique(groups, return_inverse=True)
-    tokens = np.bincount(member_of, weights=[score.tokens for score in base])
-    change = [after.nats - before.nats for before, after in zip(base, finetuned, strict=True)]
-    nats = np.bincount(member_of, weights=change)
-    drawn = np.random.default_rng(seed).integers(len(tokens), size=(resamples, len(tokens)))
-    differences = nats[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return {"mean": float(nats.sum() / tokens.sum()), "ci95": [float(low), float(high)]}
+    loss = -sum(math.log((counts[token] + 1) / total) for token in test_ids) / len(test_ids)
+    most_frequent = min(counts, key=lambda token: (-counts[token], token))
+    accuracy = test_ids.count(most_frequent) / len(test_ids)
+    return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": accuracy}

@@ -1,53 +1,49 @@
-"""Greedy answers to a fixed set of test prompts, base beside fine-tuned beside reference.
+"""The answers that the report shows: base beside fine-tuned beside reference, picked from those that evaluation generated.
 
-Reads `data/models/<name>/`, `data/processed/test/` and `outputs/<run>/adapter/`; writes `outputs/<run>/samples.jsonl`.
-The prompts are the first of the test split, whose order is fixed by the ids' hashes: nobody has picked them.
+Reads `outputs/<run>/examples.jsonl`; writes `outputs/<run>/samples.jsonl`. Three picks: the first test examples, whose order is
+fixed by the ids' hashes, so that nobody has chosen them; those whose loss fell most; and those whose loss rose most.
 
 Run as: python -m lorabundle.sample --config config/default.yaml
 """
 
 import sys
 
-from datasets import load_from_disk
-
-from lorabundle import artifacts, config, modeling, prompts, scoring
+from lorabundle import artifacts
 from lorabundle.config import Config
 from lorabundle.stage import Artifacts, run_stage
 
-DATA_FIRST = "Run `make data` first."
+
+def loss_change(example: dict) -> float:
+    """Fine-tuned minus base loss of one example, in nats a token."""
+    return (example["finetuned"]["nats"] - example["base"]["nats"]) / example["tokens"]
+
+
+def pick(examples: list[dict], number: int) -> list[tuple[str, dict]]:
+    """(why, example), at most `number` for each reason."""
+    by_change = sorted(examples, key=loss_change)
+    gains = [example for example in by_change[:number] if loss_change(example) < 0]
+    losses = [example for example in by_change[::-1][:number] if loss_change(example) > 0]
+    reasons = {"first": examples[:number], "largest gain": gains, "largest loss": losses}
+    return [(why, example) for why, picked in reasons.items() for example in picked]
 
 
 def run(run_config: Config) -> Artifacts:
-    """Generate with both models."""
-    settings = run_config.sample
-    artifacts.require(config.PROCESSED / "manifest.json", DATA_FIRST)
-    rows = load_from_disk(config.PROCESSED / "test").to_list()[: settings.num_prompts]
-    tokenizer = modeling.load_tokenizer(run_config.model_dir)
-    prompt_ids = [prompts.encode_prompt(tokenizer, row["prompt"]) for row in rows]
-
-    def answers(model) -> list[scoring.Generation]:
-        return scoring.generate(model, tokenizer, prompt_ids, settings.max_new_tokens, len(prompt_ids))
-
-    model = modeling.load_base(run_config)
-    base = answers(model)
-    finetuned = answers(modeling.load_adapter(model, run_config.adapter_dir))
+    """Pick the samples."""
+    source = run_config.run_dir / "examples.jsonl"
     samples = [
         {
-            "id": row["id"],
-            "prompt": row["prompt"],
-            "reference": row["completion"][0]["content"],
-            "base": before.text,
-            "base_stopped": before.stopped,
-            "finetuned": after.text,
-            "finetuned_stopped": after.stopped,
+            "picked": why,
+            **{key: example[key] for key in ("id", "kind", "prompt", "reference")},
+            "loss_change": loss_change(example),
+            "base": example["base"]["text"],
+            "base_stopped": example["base"]["stopped"],
+            "finetuned": example["finetuned"]["text"],
+            "finetuned_stopped": example["finetuned"]["stopped"],
         }
-        for row, before, after in zip(rows, base, finetuned, strict=True)
+        for why, example in pick(artifacts.read_jsonl(source, "Run `make eval` first."), run_config.sample.num_prompts)
     ]
     artifacts.write_jsonl(run_config.run_dir / "samples.jsonl", samples)
-    return Artifacts(
-        inputs=[run_config.model_dir, run_config.adapter_dir, config.PROCESSED / "test"],
-        outputs=[run_config.run_dir / "samples.jsonl"],
-    )
+    return Artifacts(inputs=[source], outputs=[run_config.run_dir / "samples.jsonl"])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def finished(smoke):
         "train_log.jsonl",
         "metrics.json",
         "samples.jsonl",
+        "examples.jsonl",
     ):
         atomic_write(smoke.run_dir / name, name)
     for name in ("adapter/adapter_model.safetensors", "logs/train.log", "logs/archive.log"):
@@ -57,6 +58,7 @@ def test_contents(finished):
         f"{run}/adapter/adapter_model.safetensors",
         f"{run}/config.yaml",
         f"{run}/environment.json",
+        f"{run}/examples.jsonl",
         f"{run}/logs/train.log",
         f"{run}/manifest.json",
         f"{run}/metrics.json",

@@ -38,7 +38,7 @@ case $stage in
         touch data/processed/{train,val,test}/state.json
         keep data/processed/manifest.json "$out/manifest.json" ;;
     train) touch "$out/adapter/adapter_model.safetensors" "$out/train_log.jsonl" "$out/environment.json" ;;
-    evaluate) touch "$out/metrics.json" ;;
+    evaluate) touch "$out/metrics.json" "$out/examples.jsonl" ;;
     sample) touch "$out/samples.jsonl" ;;
     report) touch reports/results.md reports/figures/loss.{svg,png} ;;
     archive) touch "archive/submission-$run.tar.gz"{,.sha256} ;;
@@ -93,7 +93,7 @@ def test_all_runs_every_stage_once_and_then_nothing(project):
         ("report", ["report", "archive"]),
         ("archive", ["archive"]),
         ("sample", ["sample", "report", "archive"]),
-        ("metrics", ["evaluate", "report", "archive"]),
+        ("metrics", ["evaluate", "sample", "report", "archive"]),
         ("train", ["train", "evaluate", "sample", "report", "archive"]),
         ("docstrings", ["preprocess", "report", "archive"]),  # equal data: nothing trains again
         ("errors", STAGES),
@@ -110,7 +110,7 @@ def test_touching_a_module_reruns_what_reads_it(project, module, expected):
     ("setting", "expected"),
     [
         ("sample.num_prompts=1", ["sample", "report", "archive"]),
-        ("evaluate.batch_size=2", ["evaluate", "report", "archive"]),
+        ("evaluate.batch_size=2", ["evaluate", "sample", "report", "archive"]),
         ("train.learning_rate=1e-5", ["train", "evaluate", "sample", "report", "archive"]),
         ("data.max_length=64", STAGES),
     ],
@@ -160,6 +160,7 @@ def test_changing_the_users_data_reruns_what_reads_it(project):
         ("outputs/smoke/adapter/adapter_model.safetensors", "train"),
         ("outputs/smoke/train_log.jsonl", "train"),
         ("outputs/smoke/metrics.json", "evaluate"),
+        ("outputs/smoke/examples.jsonl", "evaluate"),
         ("outputs/smoke/samples.jsonl", "sample"),
         ("reports/results.md", "report"),
         ("reports/figures/loss.png", "report"),

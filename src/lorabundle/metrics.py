@@ -53,7 +53,7 @@ class SacreBleu(evaluate.Metric):
 
 
 def sentence_chrf(prediction: str, reference: str) -> float:
-    """chrF of one answer, 0..100."""
+    """Score one answer by chrF, 0..100."""
     return sacrebleu.sentence_chrf(prediction, [reference]).score
 
 

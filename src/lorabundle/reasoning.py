@@ -25,7 +25,8 @@ Tasks = dict[str, dict]  # task -> settings of its generator, `size` and `seed` 
 def build_records(tasks: Tasks) -> list[dict]:
     """One record a generated question, task by task: {"id": "<task>:<number>", "group", "prompt", "completion", "kind"}.
 
-    Each question is a group of its own.
+    Questions with one answer of several words (a sentence that is shuffled in different ways) are a group, so that no answer
+    is learnt by heart for the test; any other question is a group of its own, since numbers and single words must recur.
 
     Raises:
         ConfigError: there is no such task, or a generator refuses its settings.
@@ -34,13 +35,14 @@ def build_records(tasks: Tasks) -> list[dict]:
     for task, dataset in _datasets(tasks).items():
         for number in range(len(dataset)):
             entry = dataset[number]
+            record_id, answer = f"{task}:{number}", str(entry["answer"]).strip()
             records.append(
                 {
-                    "id": f"{task}:{number}",
-                    "group": f"{task}:{number}",
+                    "id": record_id,
+                    "group": f"{task}:{answer}" if len(answer.split()) > 2 else record_id,
                     "kind": task,
                     "prompt": [{"role": "user", "content": entry["question"].strip()}],
-                    "completion": [{"role": "assistant", "content": str(entry["answer"]).strip()}],
+                    "completion": [{"role": "assistant", "content": answer}],
                 }
             )
     return records

@@ -28,6 +28,16 @@ def test_records():
     assert records[0]["kind"] == "word_sequence_reversal"
 
 
+def test_questions_with_one_sentence_for_an_answer_stay_together():
+    """The generator shuffles some sentences more than once; apart, a test answer would have been seen in training."""
+    records = reasoning.build_records({"sentence_reordering": {"size": 300, "seed": 1}})
+    answers = {record["completion"][0]["content"] for record in records}
+    assert len(answers) < len(records)
+    sentences = [record for record in records if len(record["completion"][0]["content"].split()) > 2]
+    groups = {(record["group"], record["completion"][0]["content"]) for record in sentences}
+    assert len({group for group, _ in groups}) == len({answer for _, answer in groups}) == len(groups)
+
+
 def test_same_seed_same_questions_and_other_seed_others():
     other = {"word_sequence_reversal": {"size": 5, "seed": 2}}
     first = {"word_sequence_reversal": TASKS["word_sequence_reversal"]}

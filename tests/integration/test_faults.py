@@ -1,0 +1,240 @@
+"""The known mistakes of the field, each made on purpose: caught by a guard, or shown by the number that it yields.
+
+On the default model (vocabulary 49,152, ln = 10.80) over answers about toolz. The system that this one replaces reported a
+base loss of 17.3651 at a vocabulary of 32,064 (ln = 10.38): of these mistakes padding in the labels explains that, see
+`test_padding_in_the_labels_explains_a_loss_of_17`.
+"""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_from_disk
+from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from lorabundle import artifacts, diagnosis, evaluate, fetch, locks, modeling, preprocess, prompts, scoring, train
+from lorabundle.artifacts import hash_paths, read_json, sha256_file, write_json
+from lorabundle.config import Config, load_config
+from lorabundle.docstrings import build_records
+from lorabundle.errors import AdapterError, ImplausibleLossError
+from tests.conftest import ROOT, ask
+
+IGNORE = prompts.IGNORE_INDEX
+UNIFORM = math.log(49_152)
+LENGTH = 256  # that a batch would be padded to
+ROWS = 10
+
+
+def encode(tokenizer, record: dict) -> dict:
+    """The record, rightly encoded."""
+    return record | prompts.encode(tokenizer, record["prompt"], record["completion"])
+
+
+class Setting:
+    """The default model, rightly encoded rows with their scores, and what the guard looks at."""
+
+    def __init__(self, folder: Path):
+        self.config = load_config(ROOT / "config/smoke.yaml", [f"model.name={folder.name}"])
+        self.tokenizer = modeling.load_tokenizer(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        wheels = locks.locked_wheels(["toolz"], ROOT / "docker/assets.lock", ROOT / "data/raw/wheels")
+        records = build_records(wheels)[:ROWS]
+        self.rows = [encode(self.tokenizer, record) for record in records]
+        self.scores = scoring.score_responses(self.model, self.rows, batch_size=ROWS)
+        self.manifest = {"tokenizer_sha256": sha256_file(folder / "tokenizer.json")}
+
+    def mistakes(self, rows: list[dict], model: PreTrainedModel | None = None) -> list[str]:
+        return diagnosis.find_mistakes(self.config, rows, self.manifest, model or self.model, self.tokenizer)
+
+    def loss(self, rows: list[dict]) -> float:
+        return scoring.mean_loss(scoring.score_responses(self.model, rows, batch_size=8))
+
+
+@pytest.fixture(scope="module")
+def setting(fetched) -> Setting:
+    return Setting(fetched)
+
+
+def padded(row: dict, pad: int) -> dict:
+    """The mistake: padding is put in before the labels are copied from the ids."""
+    padding = [pad] * (LENGTH - len(row["input_ids"]))
+    return row | {"input_ids": row["input_ids"] + padding, "labels": row["labels"] + padding}
+
+
+@torch.no_grad()
+def plain_nats(model: PreTrainedModel, row: dict, attended: int) -> torch.Tensor:
+    """Nats of each supervised position, as a training script computes them with an attention mask over the padding."""
+    mask = torch.tensor([[1] * attended + [0] * (len(row["input_ids"]) - attended)])
+    logits = model(input_ids=torch.tensor([row["input_ids"]]), attention_mask=mask).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(
+        logits, torch.tensor(row["labels"][1:]), reduction="none", ignore_index=IGNORE
+    )
+
+
+def test_without_a_mistake_nothing_is_found(setting):
+    assert setting.mistakes(setting.rows) == []
+    assert 1.5 < scoring.mean_loss(setting.scores) < 3.5
+
+
+def test_padding_in_the_labels_explains_a_loss_of_17(setting):
+    """Masked padding is a token that the model never writes: some 15 nats and more for each, and most positions are padding.
+
+    That alone takes a sound model far above ln(vocabulary), where 17.3651 lies: it is 7 nats above ln(32,064).
+    """
+    pad = setting.tokenizer.pad_token_id
+    answers, padding = [], []
+    for row in setting.rows[:4]:
+        nats = plain_nats(setting.model, padded(row, pad), attended=len(row["input_ids"]))
+        answers.append(nats[: len(row["input_ids"]) - 1])
+        padding.append(nats[len(row["input_ids"]) - 1 :])
+    tokens = sum(label != IGNORE for row in setting.rows[:4] for label in row["labels"])
+    of_answers = torch.cat(answers).sum() / tokens
+    of_padding = torch.cat(padding).mean()
+    nats, supervised = torch.cat(answers + padding), sum(map(len, padding)) + tokens
+    loss = nats.sum() / supervised
+    assert of_answers < 3.5
+    assert of_padding > UNIFORM + 3
+    assert loss > UNIFORM + 2
+
+
+def test_padding_in_the_labels_is_caught_where_it_flatters(setting):
+    """Padding that is attended to is easy to repeat: the loss falls below the true one, and no baseline would object."""
+    rows = [padded(row, setting.tokenizer.pad_token_id) for row in setting.rows]
+    flattered = setting.loss(rows[:4])
+    assert flattered < scoring.mean_loss(setting.scores[:4]) - 0.5
+    mistakes = setting.mistakes(rows)
+    assert len(mistakes) == 1
+    assert mistakes[0].startswith("padding in the labels (10 of 10 rows")
+    with pytest.raises(ImplausibleLossError, match="Found: padding in the labels"):
+        evaluate.check_plausible(flattered, {"uniform": {"loss": UNIFORM}, "unigram": {"loss": 6.4}}, mistakes)
+
+
+def test_labels_shifted_twice(setting):
+    """The model is asked for the token after the next: near ln(vocabulary), whatever its quality, but not at 17."""
+    rows = [row | {"labels": [*row["labels"][1:], IGNORE]} for row in setting.rows]
+    assert UNIFORM - 2 < setting.loss(rows) < UNIFORM + 2
+    mistakes = setting.mistakes(rows)
+    assert len(mistakes) == 1
+    assert mistakes[0].startswith("labels shifted twice (10 of 10 rows")
+
+
+def test_mean_of_batch_means(setting):
+    """It changes with the batch size, and weighs a two-word answer like a long one; ours does neither."""
+
+    def mean_of_means(batch_size: int) -> float:
+        batches = [setting.scores[start : start + batch_size] for start in range(0, ROWS, batch_size)]
+        return sum(map(scoring.mean_loss, batches)) / len(batches)
+
+    assert abs(mean_of_means(1) - mean_of_means(5)) > 0.05
+    assert abs(mean_of_means(1) - scoring.mean_loss(setting.scores)) > 0.05
+    assert setting.loss(setting.rows) == pytest.approx(scoring.mean_loss(setting.scores), abs=1e-5)
+
+
+def test_another_tokenizer(setting):
+    """Ids of another vocabulary: words at random, to this model."""
+    order = torch.randperm(49_152, generator=torch.Generator().manual_seed(0)).tolist()
+
+    def other(ids: list[int]) -> list[int]:
+        return [IGNORE if token == IGNORE else order[token] for token in ids]
+
+    rows = [row | {"input_ids": other(row["input_ids"]), "labels": other(row["labels"])} for row in setting.rows]
+    assert UNIFORM - 2 < setting.loss(rows) < UNIFORM + 2
+    assert setting.mistakes(rows) == ["a tokenizer of another model (the model's own gives other ids in 10 of 10 rows)"]
+
+
+def test_splits_made_with_another_tokenizer_file(setting, monkeypatch):
+    monkeypatch.setitem(setting.manifest, "tokenizer_sha256", "0" * 64)
+    (mistake,) = setting.mistakes(setting.rows)
+    assert mistake.startswith("a tokenizer of another model (the splits were tokenised with another tokenizer.json")
+
+
+def test_random_weights(setting, fetched):
+    """They stay at ln(vocabulary), so they cannot explain a loss of 17."""
+    torch.manual_seed(0)
+    random = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(fetched)).eval()
+    loss = scoring.mean_loss(scoring.score_responses(random, setting.rows[:4], batch_size=4))
+    assert loss == pytest.approx(UNIFORM, abs=0.3)
+    (mistake,) = setting.mistakes(setting.rows, random)
+    assert mistake.startswith("weights that were not loaded (")
+
+
+def learn(folder: Path, rows: list[dict]) -> None:
+    """Train all weights of a tiny model a little, so that it is a base model: better than guessing, with trained norms."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    tokenizer = modeling.load_tokenizer(folder)
+    encoded = [encode(tokenizer, ask(row["prompt"], row["completion"])) for row in rows]
+    input_ids, labels = (
+        pad_sequence([torch.tensor(row[name]) for row in encoded], batch_first=True, padding_value=value)
+        for name, value in (("input_ids", tokenizer.pad_token_id), ("labels", IGNORE))
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(20):
+        model(input_ids=input_ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+
+
+@pytest.fixture
+def trained(tiny_project: Path, tiny_config) -> Config:
+    """The tiny project on a base that has learnt a little, with its training done and recorded."""
+    learn(Path("tiny"), artifacts.read_jsonl(Path("data.jsonl"), ""))
+    run_config = tiny_config(
+        "train.max_steps=40", "train.eval_steps=40", "train.save_steps=40", "train.learning_rate=1e-2"
+    )
+    fetch.run(run_config)
+    preprocess.run(run_config)
+    files = train.run(run_config)
+    record = {"inputs": hash_paths(files.inputs), "outputs": hash_paths(files.outputs)}
+    write_json(run_config.record_path("train"), record)
+    return run_config
+
+
+def test_evaluation_without_a_mistake(trained):
+    evaluate.run(trained)
+    metrics = read_json(trained.run_dir / "metrics.json", "")
+    assert metrics["warnings"] == []
+    assert (
+        metrics["models"]["finetuned"]["loss"]
+        < metrics["models"]["base"]["loss"]
+        < metrics["baselines"]["uniform"]["loss"]
+    )
+
+
+def test_adapter_that_was_not_applied(trained):
+    """LoRA's B matrices start at zero: a fresh adapter, or one that is not applied, leaves every loss as it was."""
+    weights = trained.adapter_dir / "adapter_model.safetensors"
+    zeroed = {name: torch.zeros_like(t) if "lora_B" in name else t for name, t in load_file(weights).items()}
+    save_file(zeroed, weights, metadata={"format": "pt"})
+    record = read_json(trained.record_path("train"), "")
+    record["outputs"] |= hash_paths([weights])  # as if training had left it so
+    write_json(trained.record_path("train"), record)
+    with pytest.raises(AdapterError, match="changes nothing: every test example has the base model's loss"):
+        evaluate.run(trained)
+    assert not (trained.run_dir / "metrics.json").exists()
+
+
+def test_adapter_of_another_base(trained, tiny_model):
+    """It loads without complaint, because the shapes fit; its number would be another model's."""
+    torch.manual_seed(1)
+    other = AutoModelForCausalLM.from_config(tiny_model.config)
+    other.save_pretrained(trained.model_dir)
+    assert modeling.load_adapter(modeling.load_base(trained), trained.adapter_dir)
+    with pytest.raises(AdapterError, match=r"model\.safetensors is not the base model of the training"):
+        evaluate.run(trained)
+    assert not (trained.run_dir / "metrics.json").exists()
+
+
+def test_weights_as_before_any_training(trained, tiny_model):
+    """A folder whose file is itself random: the loss alone may pass, the norms give it away."""
+    tiny_model.save_pretrained(trained.model_dir)
+    rows = load_from_disk("data/processed/test").to_list()
+    manifest = read_json(trained.run_dir / "manifest.json", "")
+    tokenizer = modeling.load_tokenizer(trained.model_dir)
+    mistakes = diagnosis.find_mistakes(trained, rows, manifest, modeling.load_base(trained), tokenizer)
+    assert mistakes == ["weights that were never trained (every normalisation weight is exactly 1)"]

@@ -35,9 +35,10 @@ def parts(line: Line) -> list[Inline]:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A few sentences."""
+    """A few sentences. A note is small print."""
 
     line: Line
+    note: bool = False
     kind: ClassVar[str] = "paragraph"
 
 

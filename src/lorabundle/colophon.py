@@ -1,27 +1,32 @@
 """The end of the report: the settings, the files that the numbers come from, and the machine that made them."""
 
+import json
+
 from lorabundle.blocks import Code, Line, Paragraph, Table
 from lorabundle.config import Config
 from lorabundle.fields import Fields
 
 
-def settings_table(run_config: Config) -> Table:
-    """Every setting that decides the result."""
-    settings = run_config.model_dump()
-    rows: list[list[Line]] = [[Code("seed"), str(settings["seed"])]]
-    for section, values in settings.items():
-        if isinstance(values, dict):
-            rows += [[Code(f"{section}.{key}"), setting(value)] for key, value in values.items()]
-    return Table("Settings", "config.yaml", ["Setting", "Value"], rows, text_columns=2)
+def settings_tables(run_config: Config) -> list[Table]:
+    """Every setting that decides the result, a table for each section of the config."""
+    settings = run_config.model_dump(exclude={"run"})
+    sections = {"seed": {"seed": settings.pop("seed")}}
+    sections |= {name: {f"{name}.{key}": value for key, value in values.items()} for name, values in settings.items()}
+    return [
+        Table(
+            name, "config.yaml", ["Setting", "Value"], [[Code(k), _shown(v)] for k, v in values.items()], text_columns=2
+        )
+        for name, values in sections.items()
+    ]
 
 
-def setting(value: object) -> Line:
-    """A setting's value. Text is shown as code: paths and names may hold anything."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) if not value else Code(", ".join(map(str, value)))
-    if isinstance(value, dict):
-        return Code(", ".join(f"{key}: {item}" for key, item in value.items()))
-    return Code(value) if isinstance(value, str) else str(value)
+def _shown(value: object) -> Line:
+    """A setting's value as YAML would have it. Text is shown as code: paths and names may hold anything."""
+    if isinstance(value, str):
+        return Code(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.10g}"
+    return Code(json.dumps(value, ensure_ascii=False))
 
 
 def origins(run: str) -> list[Table | Paragraph]:
@@ -61,7 +66,10 @@ def this_run(environment: Fields, records: dict[str, Fields]) -> list[Table]:
     engine = " ".join(filter(None, [environment.text("engine"), environment.text("image")]))
     versions = ", ".join(f"{name} {version}" for name, version in environment.part("packages").items())
     facts: list[list[Line]] = [
-        ["CPU", f"{environment.text('cpu')}, {environment.number('cores', '{}')} cores, AMX: {'yes' if environment['amx'] else 'no'}"],
+        [
+            "CPU",
+            f"{environment.text('cpu')}, {environment.number('cores', '{}')} cores, AMX: {'yes' if environment['amx'] else 'no'}",
+        ],
         ["Memory", environment.number("memory_bytes", "{:.1f} GB", 1e-9)],
         ["Threads", environment.number("threads", "{}")],
         ["Weights' dtype", environment.text("dtype")],

@@ -110,7 +110,13 @@ def length_histogram(lengths: dict[str, Fields], what: str) -> Drawing:
             counts = np.asarray(lengths[name]["counts"], dtype=float)
             shares = counts / max(counts.sum(), 1)
             axes.stairs(
-                shares, lengths[name]["edges"], color=colour, linestyle=dashes, linewidth=1.4, label=label, baseline=None
+                shares,
+                lengths[name]["edges"],
+                color=colour,
+                linestyle=dashes,
+                linewidth=1.4,
+                label=label,
+                baseline=None,
             )
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
@@ -147,7 +153,11 @@ def inline_svg(svg: bytes, name: str) -> str:
             element.attrib.setdefault("fill", "currentColor")
     for key in ("width", "height", "version"):
         del root.attrib[key]
-    root.attrib |= {"aria-hidden": "true", "stroke-linejoin": "round", "stroke-linecap": "butt"}  # the page describes it
+    root.attrib |= {
+        "aria-hidden": "true",
+        "stroke-linejoin": "round",
+        "stroke-linecap": "butt",
+    }  # the page describes it
     return re.sub(r"\s*\n\s*", "\n", ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 

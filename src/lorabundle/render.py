@@ -13,7 +13,22 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from lorabundle.blocks import Block, Code, Figure, Figures, Inline, Line, Page, Paragraph, Sample, Samples, Strong, Table, Text, parts
+from lorabundle.blocks import (
+    Block,
+    Code,
+    Figure,
+    Figures,
+    Inline,
+    Line,
+    Page,
+    Paragraph,
+    Sample,
+    Samples,
+    Strong,
+    Table,
+    Text,
+    parts,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 MARKS = re.compile(r"([\\`*_<>\[\]|~&#])")  # what can mean something inside a line of Markdown
@@ -64,7 +79,9 @@ def _inline(part: Inline) -> str:
 
 def _cell(line: Line) -> str:
     """A table cell. In one, a bar is escaped in code too; outside code `_line` has done it."""
-    return "".join(_inline(part).replace("|", "\\|") if isinstance(part, Code) else _inline(part) for part in parts(line))
+    return "".join(
+        _inline(part).replace("|", "\\|") if isinstance(part, Code) else _inline(part) for part in parts(line)
+    )
 
 
 def _table(table: Table) -> str:

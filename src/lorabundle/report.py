@@ -32,9 +32,7 @@ def load(run_config: Config) -> Results:
     """
     folder = run_config.run_dir
     remedy = f"Run `make all CONFIG=...` for run {run_config.run}: the report needs every earlier stage."
-    objects = {
-        name: Fields(artifacts.read_json(folder / f"{name}.json", remedy), f"{name}.json") for name in OBJECTS
-    }
+    objects = {name: Fields(artifacts.read_json(folder / f"{name}.json", remedy), f"{name}.json") for name in OBJECTS}
     rows = {
         name: [Fields(row, f"{file}:{number}") for number, row in artifacts.numbered_jsonl(folder / file, remedy)]
         for name, file in ROWS.items()

@@ -8,7 +8,20 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lorabundle import colophon, datacard
-from lorabundle.blocks import Code, Figure, Figures, Line, Page, Paragraph, Sample, Samples, Section, Strong, Table, Text
+from lorabundle.blocks import (
+    Code,
+    Figure,
+    Figures,
+    Line,
+    Page,
+    Paragraph,
+    Sample,
+    Samples,
+    Section,
+    Strong,
+    Table,
+    Text,
+)
 from lorabundle.config import Config
 from lorabundle.errors import MalformedInputError
 from lorabundle.fields import Fields
@@ -28,7 +41,7 @@ COLUMNS = {  # heading -> (key in metrics.json, format)
     "Repetition": ("repetition_rate", "{:.1%}"),
 }
 BASELINES = {  # key -> (label, what a guess without a model has)
-    "uniform": ("Uniform guess (ln vocabulary)", ("loss", "perplexity")),
+    "uniform": ("Uniform guess (ln vocab)", ("loss", "perplexity")),
     "unigram": ("Token frequencies (unigram)", ("loss", "perplexity", "token_accuracy")),
 }
 MODELS = {"base": "Base", "finetuned": "Fine-tuned"}
@@ -38,6 +51,11 @@ CHANGES = {  # key -> (label, format, factor, better)
     "rougeL": ("ROUGE-L", "{:+.4f}", 1, "above zero"),
 }
 NONE = "–"  # does not apply
+BASELINES_NOTE = (
+    "The uniform guess gives each token of the vocabulary the same chance, so its loss is ln(vocabulary). The token "
+    f"frequencies are those of the training responses, whatever the prompt. {NONE} means that a column does not apply: "
+    "these two write no answers, and the uniform guess ranks no token first."
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +82,10 @@ def page(run_config: Config, results: Results) -> Page:
     check_same_evaluation(metrics, results.examples)
     result_blocks = [
         results_table(metrics),
+        Paragraph(BASELINES_NOTE, note=True),
         Paragraph(model_sentence(results.provenance)),
-        Paragraph(explanation(metrics, run_config.evaluate.max_new_tokens)),
         changes_table(metrics),
+        Paragraph(explanation(metrics, run_config.evaluate.max_new_tokens), note=True),
     ]
     sections = [
         Section("Results", result_blocks),
@@ -74,7 +93,7 @@ def page(run_config: Config, results: Results) -> Page:
         Section("Figures", [figures(metrics, results.manifest, results.journal)]),
         Section("Samples", sample_blocks(results.samples, run_config.evaluate.max_new_tokens)),
         Section("Data card", datacard.blocks(results.manifest)),
-        Section("Settings", [colophon.settings_table(run_config)]),
+        Section("Settings", colophon.settings_tables(run_config)),
         Section("Where the numbers come from", colophon.origins(run_config.run)),
         Section("This run", colophon.this_run(results.environment, results.records)),
     ]
@@ -164,10 +183,7 @@ def explanation(metrics: Fields, max_new_tokens: int) -> str:
         f"{base.number('examples', '{:,}')} test examples; perplexity is its exponential; token accuracy is the share of these "
         f"tokens that the model ranks first. The rest is of greedy answers of up to {max_new_tokens} tokens: ROUGE (F1, 0 to 1), "
         f"BLEU and chrF (0 to 100), exact match, stop rate (answers that the model ended by itself), length ratio (answers "
-        f"to references) and repetition (how much of an answer repeats itself).{right} The uniform guess gives each token of "
-        f"the vocabulary the same chance, so its loss is ln(vocabulary); token frequencies knows only how often each token "
-        f"occurs in the training responses. {NONE} means that a column does not apply: these two write no answers, and the "
-        f"uniform guess ranks no token first."
+        f"to references) and repetition (how much of an answer repeats itself).{right}"
     )
 
 
@@ -275,7 +291,8 @@ def figures(metrics: Fields, manifest: Fields, journal: list[Fields]) -> Figures
     ]
     for what in ("prompt", "response"):
         medians = ", ".join(
-            f"{split} {lengths.part(what).number('median', '{:g}')}" for split, lengths in manifest.part("lengths").items()
+            f"{split} {lengths.part(what).number('median', '{:g}')}"
+            for split, lengths in manifest.part("lengths").items()
         )
         caption = f"{what.capitalize()} lengths by split, in tokens before cutting"
         blocks.append(Figure(f"{what}_lengths", caption, "manifest.json", f"Histogram. Median tokens: {medians}."))
@@ -315,5 +332,5 @@ def _sample(sample: Fields) -> Sample:
         cut = "" if sample[f"{key}_stopped"] else "cut off at the length limit"
         answers.append(Text(label, sample.text(key), cut))
     answers.append(Text("Reference", sample.text("reference")))
-    change = f"loss {sample.number('loss_change', '{:+.4f}')} nats a token"
+    change = f"change of loss {sample.number('loss_change', '{:+.4f}')} nats a token"
     return Sample(sample.text("id"), sample.text("picked"), sample.text("kind"), change, prompt, answers)

@@ -24,6 +24,8 @@ def _shown(value: object) -> Line:
     """A setting's value as YAML would have it. Text is shown as code: paths and names may hold anything."""
     if isinstance(value, str):
         return Code(value)
+    if isinstance(value, list) and value:
+        return Code(", ".join(map(str, value)))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:.10g}"
     return Code(json.dumps(value, ensure_ascii=False))

@@ -1,6 +1,7 @@
 """The report's data card: what the dataset is, what was left out and why, and what the splits have in common."""
 
 from lorabundle.blocks import Block, Code, Inline, Line, Paragraph, Strong, Table
+from lorabundle.config import SPLITS
 from lorabundle.fields import Fields
 
 MANIFEST = "manifest.json"
@@ -49,7 +50,7 @@ def rows_table(manifest: Fields) -> Table:
     rows += [[["of these: ", Code(cause)], causes.number(cause, "{:,}")] for cause in causes]
     dropped = manifest.part("dropped")
     rows += [[f"Dropped: {cause.replace('_', ' ')}", dropped.number(cause, "{:,}")] for cause in dropped]
-    used = sum(split["examples"] for split in manifest.part("splits").values())
+    used = sum(manifest.part("splits").part(name)["examples"] for name in SPLITS)
     rows.append(["In the splits", f"{used:,}"])
     return Table("What became of the rows", MANIFEST, ["Rows", "Number"], rows)
 
@@ -58,7 +59,8 @@ def splits_table(manifest: Fields) -> Table:
     """Sizes of the splits."""
     cut = manifest.part("truncated")
     rows: list[list[Line]] = []
-    for name, split in manifest.part("splits").items():
+    for name in SPLITS:
+        split = manifest.part("splits").part(name)
         sizes = [split.number(key, "{:,}") for key in ("examples", "groups", "tokens", "response_tokens")]
         rows.append([name, *sizes, cut.number(name, "{:,}")])
     header: list[Line] = ["Split", "Examples", "Groups", "Tokens", "Response tokens", "Cut at the length limit"]
@@ -67,12 +69,12 @@ def splits_table(manifest: Fields) -> Table:
 
 def kinds_table(splits: Fields) -> Table:
     """Examples of each kind in each split."""
-    kinds = sorted({kind for split in splits.values() for kind in split.part("kinds")})
-    counts = [split.part("kinds") for split in splits.values()]
+    counts = [splits.part(name).part("kinds") for name in SPLITS]
+    kinds = sorted(set().union(*counts))
     rows: list[list[Line]] = [
         [Code(kind), *(count.number(kind, "{:,}") if kind in count else "0" for count in counts)] for kind in kinds
     ]
-    return Table("Examples by kind and split", MANIFEST, ["Kind", *splits], rows)
+    return Table("Examples by kind and split", MANIFEST, ["Kind", *SPLITS], rows)
 
 
 def lengths_table(lengths: Fields) -> Table:
@@ -81,8 +83,8 @@ def lengths_table(lengths: Fields) -> Table:
     header: list[Line] = ["Split"]
     header += [f"{what}: {label}" for what in ("Prompt", "Response") for label in statistics.values()]
     rows: list[list[Line]] = []
-    for name, split in lengths.items():
-        both = [split.part(what) for what in ("prompt", "response")]
+    for name in SPLITS:
+        both = [lengths.part(name).part(what) for what in ("prompt", "response")]
         rows.append([name, *(values.number(key, "{:,.10g}") for values in both for key in statistics)])
     return Table("Lengths in tokens, before cutting", MANIFEST, header, rows)
 
@@ -110,11 +112,9 @@ def remaining(pairs: list[Fields], across: int) -> list[Block]:
     """The warning about pairs that lie in two splits, which name what the test split may give away."""
     if not across and not pairs:
         return [Paragraph("No pair of equal or near texts lies in two splits.")]
-    named = f" {len(pairs)} of them are named below." if len(pairs) < across else " They are named below."
-    warning = [
-        Strong("Warning:"),
-        f" {max(across, len(pairs)):,} pairs of equal or near texts lie in two splits, which can flatter the scores.",
-    ]
+    total = max(across, len(pairs))
+    pairs_lie = "1 pair of equal or near texts lies" if total == 1 else f"{total:,} pairs of equal or near texts lie"
+    warning = [Strong("Warning:"), f" {pairs_lie} in two splits, which can flatter the scores."]
     if not pairs:
         return [Paragraph(warning)]
     rows: list[list[Line]] = []
@@ -123,7 +123,8 @@ def remaining(pairs: list[Fields], across: int) -> list[Block]:
         names: list[Line] = [[Code(end.text("id")), f" ({end.text('split')})"] for end in ends]
         rows.append([pair.text("column"), *names, pair.number("similarity", "{:.2f}")])
     header: list[Line] = ["Column", "One", "Other", "Similarity"]
-    return [Paragraph([*warning, named]), Table("Pairs that lie in two splits", MANIFEST, header, rows, text_columns=3)]
+    caption = f"Pairs that lie in two splits ({len(pairs)} of {total:,})"
+    return [Paragraph(warning), Table(caption, MANIFEST, header, rows, text_columns=3)]
 
 
 def hashes_table(manifest: Fields) -> Table:
@@ -132,5 +133,5 @@ def hashes_table(manifest: Fields) -> Table:
     sources = manifest.part("source_sha256")
     rows += [[Code(path), Code(sources.text(path))] for path in sources]
     rows += [[label, Code(manifest.text(f"{label}_sha256"))] for label in ("tokenizer", "template")]
-    rows += [[f"{name} split", Code(split.text("sha256"))] for name, split in manifest.part("splits").items()]
+    rows += [[f"{name} split", Code(manifest.part("splits").part(name).text("sha256"))] for name in SPLITS]
     return Table("Hashes (sha256)", MANIFEST, ["What", "sha256"], rows, text_columns=2)

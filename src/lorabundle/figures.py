@@ -102,16 +102,21 @@ def change_histogram(changes: list[float], sign_test: Fields) -> Drawing:
     return _draw(paint)
 
 
-def length_histogram(lengths: dict[str, Fields], what: str) -> Drawing:
-    """Lengths in tokens by split, as shares of the split, so that splits of different sizes can be compared."""
+def length_histogram(lengths: dict[str, tuple[list, list]], what: str) -> Drawing:
+    """Lengths in tokens by split, as shares of the split, so that splits of different sizes can be compared.
+
+    Args:
+        lengths: by split, the bins' edges and their counts.
+        what: whose lengths.
+    """
 
     def paint(axes: Axes) -> None:
         for name, (colour, dashes, label) in SPLITS.items():
-            counts = np.asarray(lengths[name]["counts"], dtype=float)
-            shares = counts / max(counts.sum(), 1)
+            edges, counts = lengths[name]
+            shares = np.asarray(counts) / max(sum(counts), 1)
             axes.stairs(
                 shares,
-                lengths[name]["edges"],
+                edges,
                 color=colour,
                 linestyle=dashes,
                 linewidth=1.4,

@@ -47,14 +47,18 @@ def load(run_config: Config) -> Results:
 def draw(results: Results) -> dict[str, Drawing]:
     """The figures, by name."""
     changes = [(row.part("finetuned")["nats"] - row.part("base")["nats"]) / row["tokens"] for row in results.examples]
-    drawings = {
+    histograms = {
+        what: {
+            name: (values["edges"], values["counts"])
+            for name in config.SPLITS
+            for values in [results.manifest.part("lengths").part(name).part(what)]
+        }
+        for what in ("prompt", "response")
+    }
+    return {
         "loss": figures.loss_curve(*view.loss_points(results.journal)),
         "change": figures.change_histogram(changes, results.metrics.part("sign_test")),
-    }
-    for what in ("prompt", "response"):
-        lengths = {split: values.part(what) for split, values in results.manifest.part("lengths").items()}
-        drawings[f"{what}_lengths"] = figures.length_histogram(lengths, what)
-    return drawings
+    } | {f"{what}_lengths": figures.length_histogram(lengths, what) for what, lengths in histograms.items()}
 
 
 def run(run_config: Config) -> Artifacts:

@@ -22,7 +22,7 @@ from lorabundle.blocks import (
     Table,
     Text,
 )
-from lorabundle.config import Config
+from lorabundle.config import SPLITS, Config
 from lorabundle.errors import MalformedInputError
 from lorabundle.fields import Fields
 
@@ -101,18 +101,21 @@ def page(run_config: Config, results: Results) -> Page:
 
 
 def check_same_evaluation(metrics: Fields, examples: list[Fields]) -> None:
-    """Refuse an examples.jsonl that metrics.json was not computed from.
+    """Refuse an examples.jsonl that metrics.json was not computed from, and models that were not scored on the same tokens.
 
     Raises:
-        MalformedInputError: the number of examples or of their tokens differs.
+        MalformedInputError: the number of examples, their tokens or their kinds differ.
     """
-    base = metrics.part("models").part("base")
-    rows, tokens = len(examples), sum(example["tokens"] for example in examples)
-    if (rows, tokens) != (base["examples"], base["tokens"]):
-        raise MalformedInputError(
-            f"examples.jsonl has {rows} examples of {tokens} tokens, but metrics.json is about {base['examples']} of "
-            f"{base['tokens']}: they are of different evaluations. Delete both and run `make all` again."
-        )
+    kinds = Counter(example["kind"] for example in examples)
+    found = (len(examples), sum(example["tokens"] for example in examples), dict(kinds))
+    for key in MODELS:
+        model, by_kind = metrics.part("models").part(key), metrics.part("kinds")
+        told = (model["examples"], model["tokens"], {kind: values["examples"] for kind, values in by_kind.items()})
+        if found != told:
+            raise MalformedInputError(
+                f"examples.jsonl and metrics.json are of different evaluations: (examples, tokens, examples by kind) is "
+                f"{found} in the one and {told} in the other, for the {key} model. Delete both and run `make all` again."
+            )
 
 
 def verdict(metrics: Fields) -> list[Line]:
@@ -291,8 +294,7 @@ def figures(metrics: Fields, manifest: Fields, journal: list[Fields]) -> Figures
     ]
     for what in ("prompt", "response"):
         medians = ", ".join(
-            f"{split} {lengths.part(what).number('median', '{:g}')}"
-            for split, lengths in manifest.part("lengths").items()
+            f"{name} {manifest.part('lengths').part(name).part(what).number('median', '{:,.10g}')}" for name in SPLITS
         )
         caption = f"{what.capitalize()} lengths by split, in tokens before cutting"
         blocks.append(Figure(f"{what}_lengths", caption, "manifest.json", f"Histogram. Median tokens: {medians}."))
@@ -323,10 +325,8 @@ def sample_blocks(samples: list[Fields], max_new_tokens: int) -> list[Paragraph 
 
 
 def _sample(sample: Fields) -> Sample:
-    prompt = [
-        Text("Prompt" if len(sample["prompt"]) == 1 else f"Prompt, {turn.text('role')}", turn.text("content"))
-        for turn in sample["prompt"]
-    ]
+    turns = [(turn.text("role"), turn.text("content")) for turn in sample["prompt"]]
+    prompt = [Text("Prompt" if len(turns) == 1 else f"Prompt, {role}", content) for role, content in turns]
     answers = []
     for key, label in MODELS.items():
         cut = "" if sample[f"{key}_stopped"] else "cut off at the length limit"

@@ -150,10 +150,8 @@ def test_no_key_is_missing_unnoticed(finished, files):
         if len(path) == 1 or re.search(UNUSED, f".{dotted}") or re.search(DATA, dotted):
             continue
         write_run(finished, {path[0]: without(files, path)[path[0]]})
-        with pytest.raises(MalformedInputError) as stopped:
+        with pytest.raises(MalformedInputError, match=str(path[-1])):
             report.run(finished)
-            pytest.fail(f"{dotted} is missing, and the report was written")
-        assert str(path[-1]) in str(stopped.value), dotted
         assert not Path("reports").exists(), dotted
         write_run(finished, {path[0]: files[path[0]]})
         tried += 1

@@ -42,7 +42,7 @@ VENV := .venv/.complete
 DEV := .venv/.dev-complete
 # The environment that the engine runs stages in
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
-ENGINELESS := help clean distclean test lint lock
+ENGINELESS := help clean distclean test test-browser lint lock
 ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
 engine := $(shell ENGINE=$(ENGINE) docker/run.sh --engine)
 $(if $(engine),,$(error no engine to run in))
@@ -62,7 +62,7 @@ stage = docker/run.sh python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),-
 help:
 	@echo "lorabundle: LoRA fine-tuning on a CPU, reported and packed"
 	@echo
-	@sed -n 's/^## \([a-z]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -n 's/^## \([a-z-]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 	@echo
 	@echo "Variables (make all CONFIG=config/smoke.yaml ENGINE=venv):"
 	@echo "  CONFIG=FILE     settings of the run (default config/default.yaml)"
@@ -74,7 +74,7 @@ help:
 ## all: everything, through the archive
 .PHONY: all
 all: archive
-	@echo "Done with $(engine). Read reports/results.md; hand in archive/submission-$(notdir $(RUN)).tar.gz"
+	@echo "Done with $(engine). Read reports/results.html or results.md; hand in archive/submission-$(notdir $(RUN)).tar.gz"
 
 ## fetch: download and verify the locked packages and the base model (the only step with network)
 .PHONY: fetch
@@ -101,7 +101,7 @@ eval: $(STAGES)/evaluate.json
 .PHONY: sample
 sample: $(STAGES)/sample.json
 
-## report: render reports/results.md and its figures
+## report: render reports/results.md, results.html and the figures
 .PHONY: report
 report: $(STAGES)/report.json
 
@@ -191,9 +191,12 @@ $(STAGES)/evaluate.json: $(call code,evaluate diagnosis intervals locks metrics 
 $(STAGES)/sample.json: $(call code,sample) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
 	@$(call stage,sample)
 
-$(STAGES)/report.json: $(call code,report figures) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
+$(STAGES)/report.json: $(call code,report blocks colophon datacard fields figures render view) \
+		$(wildcard src/lorabundle/templates/*) \
+		$(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
 		$(call section,run seed model data lora train evaluate sample) \
-		$(call missing,reports/results.md reports/figures/loss.svg reports/figures/loss.png)
+		$(call missing,reports/results.md reports/results.html $(foreach figure,loss change prompt_lengths response_lengths,\
+		reports/figures/$(figure).svg reports/figures/$(figure).png))
 	@$(call stage,report)
 
 $(STAGES)/archive.json: $(call code,archive) $(SOURCE) $(STAGES)/report.json \
@@ -219,6 +222,12 @@ test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest
 
+## test-browser: open results.html in headless Chromium, which must be installed
+.PHONY: test-browser
+test-browser: export ENGINE = venv
+test-browser: $(DEV)
+	docker/run.sh python -m pytest tests/browser
+
 ## lint: check style and formatting
 .PHONY: lint
 lint: export ENGINE = venv
@@ -234,7 +243,7 @@ lock: $(DEV)
 ## clean: remove the results of runs (outputs, reports, archives)
 .PHONY: clean
 clean:
-	rm -rf outputs archive reports/results.md reports/figures reports/.run
+	rm -rf outputs archive reports/results.md reports/results.html reports/figures reports/.run
 
 ## distclean: remove everything that was built or downloaded
 .PHONY: distclean

@@ -60,7 +60,7 @@ def submission_files(run_config: Config) -> list[Path]:
     remedy = f"Run `make all` for run {run_config.run} first: a submission is only made of a complete run."
     paths = [artifacts.require(run_config.run_dir / name, remedy) for name in RUN_FILES]
     paths += [artifacts.require(run_config.record_path("report"), remedy)]
-    paths += [artifacts.require(config.REPORTS / name, remedy) for name in ("results.md", "figures")]
+    paths += [artifacts.require(config.REPORTS / name, remedy) for name in ("results.md", "results.html", "figures")]
     paths += [path for name in SOURCE if (path := Path(name)).exists()]
     files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
     own = {run_config.record_path("archive"), run_config.run_dir / "logs" / "archive.log"}  # being written right now

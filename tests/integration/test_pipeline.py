@@ -46,6 +46,7 @@ def test_each_stage_leaves_exactly_its_files(project):
         return always | {f"outputs/smoke/{name}" for name in names}
 
     sections = [f".sections/{n}.yaml" for n in ["run", "seed", "model", "data", "lora", "train", "evaluate", "sample"]]
+    figures = ["loss", "change", "prompt_lengths", "response_lengths"]
     arrow = ["data-00000-of-00001.arrow", "dataset_info.json", "state.json"]
     checkpoint = [
         "adapter_config.json",
@@ -75,7 +76,9 @@ def test_each_stage_leaves_exactly_its_files(project):
         ),
         "evaluate": of_run("evaluate", "metrics.json"),
         "sample": of_run("sample", "samples.jsonl"),
-        "report": of_run("report") | {"reports/results.md", "reports/figures/loss.png", "reports/figures/loss.svg"},
+        "report": of_run("report")
+        | {"reports/results.md", "reports/results.html"}
+        | {f"reports/figures/{name}.{kind}" for name in figures for kind in ("png", "svg")},
         "archive": of_run("archive") | {"archive/submission-smoke.tar.gz", "archive/submission-smoke.tar.gz.sha256"},
     }
 
@@ -183,12 +186,16 @@ def test_training_log(project):
 
 def test_report_shows_the_metrics(project):
     text = (project.folder / "reports/results.md").read_text()
+    page = (project.folder / "reports/results.html").read_text()
     metrics = json.loads((project.run / "metrics.json").read_text())
     for model in metrics["models"].values():
-        assert f"| {model['loss']:.4f} | {model['perplexity']:.2f} |" in text
-    assert "it is not Phi-3-mini" in text
-    assert text.count("### ") == 2
-    assert "…" not in text
+        assert f"| {model['loss']:.4f} | {model['perplexity']:,.2f} |" in text
+        assert f"<td>{model['loss']:.4f}</td><td>{model['perplexity']:,.2f}</td>" in page
+    samples = (project.run / "samples.jsonl").read_text().splitlines()
+    assert text.count("### ") == page.count('<article class="sample"') == len(samples)
+    for rendering in (text, page):
+        assert "it is not Phi-3-mini" in rendering
+        assert "…" not in rendering
 
 
 def test_samples_are_of_test_prompts(project):

@@ -25,6 +25,7 @@ def finished(smoke):
         "provenance.json",
         "train_log.jsonl",
         "metrics.json",
+        "examples.jsonl",
         "samples.jsonl",
         "examples.jsonl",
     ):
@@ -33,7 +34,14 @@ def finished(smoke):
         atomic_write(smoke.run_dir / name, name)
     for stage in ("train", "report", "archive"):
         atomic_write(smoke.record_path(stage), stage)
-    for name in ("reports/results.md", "reports/figures/loss.svg", "README.md", "src/lorabundle/train.py"):
+    atomic_write(Path("src/lorabundle/templates/results.css"), "")
+    for name in (
+        "reports/results.md",
+        "reports/results.html",
+        "reports/figures/loss.svg",
+        "README.md",
+        "src/lorabundle/train.py",
+    ):
         atomic_write(Path(name), name)
     for name in (
         "src/lorabundle/__pycache__/train.pyc",
@@ -68,7 +76,9 @@ def test_contents(finished):
         f"{run}/stages/train.json",
         f"{run}/train_log.jsonl",
         "reports/figures/loss.svg",
+        "reports/results.html",
         "reports/results.md",
+        "src/lorabundle/templates/results.css",
         "src/lorabundle/train.py",
     ]
     shipped = {path.as_posix() for path in archive.submission_files(finished)}
@@ -115,7 +125,9 @@ def test_sums_check_after_unpacking(finished, tmp_path_factory):
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder / "submission-smoke", check=True)
 
 
-@pytest.mark.parametrize("name", ["outputs/smoke/metrics.json", "outputs/smoke/adapter", "reports/results.md"])
+@pytest.mark.parametrize(
+    "name", ["outputs/smoke/metrics.json", "outputs/smoke/adapter", "reports/results.md", "reports/results.html"]
+)
 def test_incomplete_run_is_not_packed(finished, name):
     path = Path(name)
     shutil.rmtree(path) if path.is_dir() else path.unlink()

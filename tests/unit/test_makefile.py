@@ -40,7 +40,7 @@ case $stage in
     train) touch "$out/adapter/adapter_model.safetensors" "$out/train_log.jsonl" "$out/environment.json" ;;
     evaluate) touch "$out/metrics.json" "$out/examples.jsonl" ;;
     sample) touch "$out/samples.jsonl" ;;
-    report) touch reports/results.md reports/figures/loss.{svg,png} ;;
+    report) touch reports/results.{md,html} reports/figures/{loss,change,prompt_lengths,response_lengths}.{svg,png} ;;
     archive) touch "archive/submission-$run.tar.gz"{,.sha256} ;;
 esac
 touch "$out/stages/$stage.json"
@@ -92,6 +92,7 @@ def test_all_runs_every_stage_once_and_then_nothing(project):
     [
         ("report", ["report", "archive"]),
         ("archive", ["archive"]),
+        ("templates/results.css", ["report", "archive"]),
         ("sample", ["sample", "report", "archive"]),
         ("metrics", ["evaluate", "sample", "report", "archive"]),
         ("train", ["train", "evaluate", "sample", "report", "archive"]),
@@ -102,7 +103,7 @@ def test_all_runs_every_stage_once_and_then_nothing(project):
 def test_touching_a_module_reruns_what_reads_it(project, module, expected):
     make("all")
     age(*Path().rglob("*"))
-    os.utime(f"src/lorabundle/{module}.py")
+    os.utime(f"src/lorabundle/{module}" if "." in module else f"src/lorabundle/{module}.py")
     assert make("all") == expected
 
 
@@ -163,7 +164,9 @@ def test_changing_the_users_data_reruns_what_reads_it(project):
         ("outputs/smoke/examples.jsonl", "evaluate"),
         ("outputs/smoke/samples.jsonl", "sample"),
         ("reports/results.md", "report"),
+        ("reports/results.html", "report"),
         ("reports/figures/loss.png", "report"),
+        ("reports/figures/response_lengths.svg", "report"),
         ("archive/submission-smoke.tar.gz", "archive"),
     ],
 )
@@ -271,8 +274,8 @@ def test_failed_stage_stops_make(project):
 
 
 def test_help_lists_every_public_target_and_only_those():
-    phony = set(re.findall(r"^\.PHONY: ([a-z]+)$", MAKEFILE, re.M))
-    documented = re.findall(r"^## ([a-z]+): \S", MAKEFILE, re.M)
+    phony = set(re.findall(r"^\.PHONY: ([a-z-]+)$", MAKEFILE, re.M))
+    documented = re.findall(r"^## ([a-z-]+): \S", MAKEFILE, re.M)
     assert len(set(documented)) == len(documented)
     assert set(documented) == phony
     text = subprocess.run(["make", "-C", ROOT, "-s"], capture_output=True, text=True, check=True).stdout

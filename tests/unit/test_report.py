@@ -1,127 +1,207 @@
 """The report renders what the files say, and refuses to leave a hole."""
 
-import json
+import copy
+import re
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from lorabundle import report
-from lorabundle.artifacts import write_json, write_jsonl
+from lorabundle.artifacts import write_json
 from lorabundle.errors import MalformedInputError, MissingInputError
+from tests.finished import Document, run_files, write_run
 
-ROW = {"loss": 2.0, "perplexity": 7.389, "tokens": 1200, "examples": 20, "token_accuracy": 0.5, "exact_match": 0.0}
-ROW |= {"rouge1": 0.1, "rouge2": 0.05, "rougeL": 0.09, "stop_rate": 0.25}
+MARKDOWN, HTML = Path("reports/results.md"), Path("reports/results.html")
+RENDERINGS = (MARKDOWN, HTML)
 
 
 @pytest.fixture
-def finished(smoke):
+def files():
+    return run_files()
+
+
+@pytest.fixture
+def finished(smoke, files):
     """The smoke run's folder as its stages would leave it."""
-    split = {"examples": 20, "groups": 10, "tokens": 2400, "response_tokens": 1200, "kinds": {"all": 20}, "sha256": "0"}
-    manifest = {"source": "x.jsonl", "records": 70, "truncated": {"train": 1, "val": 0, "test": 0}}
-    manifest |= {"dropped": {"exact_duplicate": 2}, "splits": dict.fromkeys(("train", "val", "test"), split)}
-    environment = {"cpu": "Some CPU", "cores": 2, "memory_bytes": 8e9, "amx": False, "threads": 2, "dtype": "float32"}
-    environment |= {"engine": "venv", "image": "", "commit": "abc", "platform": "Linux", "python": "3.11.2"}
-    metrics = {
-        "models": {"base": ROW, "finetuned": ROW | {"loss": 1.25, "perplexity": 3.49}},
-        "baselines": {"uniform": {"loss": 10.8}, "unigram": {"loss": 7.1}},
-        "delta": {"loss": {"mean": -0.75, "ci95": [-0.9, -0.6]}},
-    }
-    folder = smoke.run_dir
-    write_json(folder / "manifest.json", manifest)
-    write_json(folder / "environment.json", environment | {"packages": {"torch": "2.13.0"}})
-    write_json(folder / "metrics.json", metrics)
-    for stage in report.RECORDED:
-        write_json(smoke.record_path(stage), {"seconds": 1.5, "peak_rss_bytes": 2e9})
-    sample = {"id": "s1", "prompt": [{"role": "user", "content": "Q?"}], "reference": "R"}
-    sample |= {"base": "```\nrm | -rf\n```", "base_stopped": False, "finetuned": "F", "finetuned_stopped": True}
-    write_jsonl(folder / "samples.jsonl", [sample])
-    write_jsonl(
-        folder / "train_log.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.4}]
-    )
-    provenance = {"name": "tiny", "parameters": 1e6, "origin": {"folder": "data/models/mine"}}
-    write_json(folder / "provenance.json", provenance)
+    write_run(smoke, files)
     return smoke
 
 
-def test_report_has_both_rows_and_the_difference(finished):
+def as_document(path: Path) -> Document:
+    """A rendering as a reader's program would understand it: Markdown by way of a parser that is not ours."""
+    text = path.read_text()
+    return Document(MarkdownIt("commonmark").enable("table").render(text) if path.suffix == ".md" else text)
+
+
+def test_report_has_all_rows_and_the_difference(finished):
     report.run(finished)
-    text = Path("reports/results.md").read_text()
-    assert "| Base | 2.0000 | 7.39 | 50.0% | 0.100 | 0.050 | 0.090 | 0.0% | 25.0% |" in text
-    assert "| Fine-tuned | 1.2500 | 3.49 |" in text
-    assert "lowers the test loss: -0.7500 nats a token (95 % interval -0.9000 to -0.6000" in text
-    assert "10.8000" in text
+    text = MARKDOWN.read_text()
+    dashes = " | –" * 9
+    assert f"| Uniform guess (ln vocab) | 10.8027 | 49,152.00 | –{dashes} |" in text
+    assert f"| Token frequencies (unigram) | 7.1000 | 1,211.97 | 5.0%{dashes} |" in text
+    scores = "0.100 | 0.050 | 0.090 | 3.2 | 12.3 | 0.0% | 25.0% | 1.50 | 12.5% |"
+    assert f"| Base | 2.0000 | 7.39 | 50.0% | {scores}" in text
+    assert f"| Fine-tuned | 1.5000 | 4.48 | 57.5% | {scores}" in text
+    assert "lowers the test loss: -0.5000 nats a token (95 % interval -0.9000 to -0.1000)" in text
+    assert "Of 4 test examples 3 improved, 1 worsened and 0 stayed equal (sign test: p = 0.62). This is one run" in text
     assert "The numbers are for `tiny` (1.0 M parameters)" in text
 
 
-def test_only_the_last_section_tells_machines_apart(finished):
+def test_both_renderings_have_the_same_tables_and_headings(finished):
     report.run(finished)
-    before = Path("reports/results.md").read_text()
-    figure = Path("reports/figures/loss.svg").read_bytes()
-    environment = json.loads((finished.run_dir / "environment.json").read_text())
-    changed = {key: "other" for key in ("cpu", "engine", "commit", "platform", "dtype")}
-    write_json(finished.run_dir / "environment.json", environment | changed)
-    write_json(finished.record_path("train"), {"seconds": 99, "peak_rss_bytes": 3e9})
+    markdown, html = map(as_document, RENDERINGS)
+    assert len(markdown.tables) > 15
+    captions = html.texts["caption"]
+    assert len(captions) == len(html.tables) == len(set(html.attributes("aria-labelledby")))
+    assert html.tables == markdown.tables
+    assert all(cell for table in html.tables for row in table for cell in row)
+    assert html.texts["h1"] == markdown.texts["h1"]
+    assert html.texts["h2"] == markdown.texts["h2"]
+    assert html.texts["h3"] == markdown.texts["h3"]
+    for document in (markdown, html):  # the paragraphs that hold the verdict and the warnings
+        text = " ".join(document.texts["p"])
+        assert "Fine-tuning lowers the test loss: -0.5000 nats a token" in text
+        assert "1 pair of equal or near texts lies in two splits" in text
+
+
+def test_equal_runs_give_equal_bytes(finished):
     report.run(finished)
-    after = Path("reports/results.md").read_text()
-    heading = "\n## This run\n"
+    first = {path: path.read_bytes() for path in Path("reports").rglob("*.*")}
+    assert sorted(path.relative_to("reports").as_posix() for path in first) == [
+        *(f"figures/{name}.{kind}" for name in ("change", "loss") for kind in ("png", "svg")),
+        *(f"figures/{name}_lengths.{kind}" for name in ("prompt", "response") for kind in ("png", "svg")),
+        "results.html",
+        "results.md",
+    ]
+    report.run(finished)
+    assert {path: path.read_bytes() for path in Path("reports").rglob("*.*")} == first
+
+
+@pytest.mark.parametrize(("path", "heading"), [(MARKDOWN, "\n## This run\n"), (HTML, '<section id="this-run">')])
+def test_only_the_last_section_tells_machines_apart(finished, files, path, heading):
+    report.run(finished)
+    before = path.read_text()
+    figures = {figure: figure.read_bytes() for figure in Path("reports/figures").iterdir()}
+    other = {key: "other" for key in ("cpu", "engine", "image", "commit", "platform", "python", "dtype")}
+    other |= {"cores": 64, "memory_bytes": 64e9, "threads": 7, "amx": True, "packages": {"torch": "3"}}
+    write_json(finished.run_dir / "environment.json", other)
+    for stage in report.RECORDED:
+        write_json(finished.record_path(stage), {"seconds": 99, "peak_rss_bytes": 3e9})
+    report.run(finished)
+    after = path.read_text()
     assert before.split(heading)[0] == after.split(heading)[0]
     assert before.split(heading)[1] != after.split(heading)[1]
     assert "\n## " not in after.split(heading)[1]
-    assert Path("reports/figures/loss.svg").read_bytes() == figure
-
-
-def test_figures_are_drawn(finished):
-    report.run(finished)
-    assert sorted(path.name for path in Path("reports").rglob("*.*")) == ["loss.png", "loss.svg", "results.md"]
-    assert Path("reports/figures/loss.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<section" not in after.split(heading)[1]
+    assert {figure: figure.read_bytes() for figure in Path("reports/figures").iterdir()} == figures
 
 
 @pytest.mark.parametrize("hole", ["base", "finetuned"])
-def test_missing_row_stops_the_report(finished, hole):
+def test_missing_row_stops_the_report(finished, files, hole):
     """The system this replaces left its fine-tuned row as an ellipsis."""
-    path = finished.run_dir / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["models"][hole] = {}
-    write_json(path, metrics)
+    files["metrics.json"]["models"][hole] = {}
+    write_run(finished, files)
     with pytest.raises(MalformedInputError, match="not written with a hole"):
         report.run(finished)
-    assert not Path("reports/results.md").exists()
+    assert not Path("reports").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.json", "samples.jsonl", "train_log.jsonl", "environment.json", "stages/train.json"]
-)
+@pytest.mark.parametrize("name", run_files())
 def test_missing_input_stops_the_report(finished, name):
     (finished.run_dir / name).unlink()
     with pytest.raises(MissingInputError, match=name):
         report.run(finished)
-    assert not Path("reports/results.md").exists()
+    assert not Path("reports").exists()
 
 
-def test_verdict_says_when_nothing_was_measured():
-    metrics = {"delta": {"loss": {"mean": -0.01, "ci95": [-0.05, 0.03]}}, "models": {"base": ROW}}
-    assert report.verdict(metrics).startswith("**No measurable difference:**")
+# Keys that the report does not show, and maps whose keys are data: what is not in them is not missing
+UNUSED = (
+    r"\.schema$|kinds\.\w+\.models\.\w+\.(perplexity|tokens|examples|rouge[12]|bleu|chrf|stop_rate|length_ratio|repet)"
+)
+UNUSED += r"|examples\.jsonl\.\d\.(group|id|prompt|reference|\w+\.(?!nats))|train_log"
+DATA = r"(source_sha256|licences|causes|dropped|columns|packages|splits\.\w+\.kinds|quarantined\.file|origin)(\.|$)"
 
 
-def test_verdict_says_when_training_made_it_worse():
-    metrics = {"delta": {"loss": {"mean": 0.2, "ci95": [0.1, 0.3]}}, "models": {"base": ROW}}
-    assert "**raises** the test loss: +0.2000" in report.verdict(metrics)
+def leaves(value: dict | list, path: tuple = ()) -> list[tuple]:
+    """The path of every key in a file."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
+    found = []
+    for key, item in items:
+        found += [(*path, key)] if isinstance(value, dict) else []
+        found += leaves(item, (*path, key))
+    return found
 
 
-def test_model_output_cannot_leave_its_code_block():
-    text = "```\n# Heading\n````\nmore"
-    fence = report.fenced(text).split("text\n")[0]
-    assert fence == "`" * 5
-    assert report.fenced(text).endswith("\n" + fence)
+def without(files: dict, path: tuple) -> dict:
+    changed = copy.deepcopy(files)
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    return changed
 
 
-def test_default_model_is_not_called_phi_3_mini():
-    origin = {"wheel": "w.whl", "gguf": "d/m.gguf"}
-    sentence = report.model_sentence({"name": "m", "parameters": 134.5e6, "origin": origin})
-    assert "it is not Phi-3-mini" in sentence
+def test_no_key_is_missing_unnoticed(finished, files):
+    """Each key of each file is taken away in turn: the report stops, says which it was, and writes nothing."""
+    tried = 0
+    for path in leaves(files):
+        dotted = ".".join(map(str, path))
+        if len(path) == 1 or re.search(UNUSED, f".{dotted}") or re.search(DATA, dotted):
+            continue
+        write_run(finished, {path[0]: without(files, path)[path[0]]})
+        with pytest.raises(MalformedInputError, match=str(path[-1])):
+            report.run(finished)
+        assert not Path("reports").exists(), dotted
+        write_run(finished, {path[0]: files[path[0]]})
+        tried += 1
+    assert tried > 150
 
 
-def test_hub_model_is_named_with_its_commit():
-    origin = {"repo_id": "microsoft/Phi-3-mini-4k-instruct", "revision": "f" * 40}
-    sentence = report.model_sentence({"name": "m", "parameters": 3.8e9, "origin": origin})
-    assert f"`microsoft/Phi-3-mini-4k-instruct` at commit `{'f' * 40}`" in sentence
+@pytest.mark.parametrize("value", [None, "1.5", True, float("inf"), [1.5]])
+def test_what_is_no_number_stops_the_report(finished, files, value):
+    path = finished.run_dir / "metrics.json"
+    path.write_text(path.read_text().replace("4.482", "Infinity" if value == float("inf") else "0"))
+    if value != float("inf"):
+        files["metrics.json"]["models"]["finetuned"]["perplexity"] = value
+        write_run(finished, files)
+    with pytest.raises(MalformedInputError, match=r"metrics\.json has .*models\.finetuned\.perplexity"):
+        report.run(finished)
+    assert not Path("reports").exists()
+
+
+def test_models_scored_on_different_tokens_are_refused(finished, files):
+    files["metrics.json"]["models"]["finetuned"]["tokens"] = 39
+    write_run(finished, files)
+    with pytest.raises(MalformedInputError, match="for the finetuned model"):
+        report.run(finished)
+
+
+@pytest.mark.parametrize("change", [{"tokens": 11}, {"kind": "other"}])
+def test_examples_of_another_evaluation_are_refused(finished, files, change):
+    files["examples.jsonl"][0] |= change
+    write_run(finished, files)
+    with pytest.raises(MalformedInputError, match="of different evaluations"):
+        report.run(finished)
+    assert not Path("reports").exists()
+
+
+def test_log_without_training_loss_is_refused(finished, files):
+    write_run(finished, files | {"train_log.jsonl": [{"step": 2, "eval_loss": 1.4}]})
+    with pytest.raises(MalformedInputError, match="no training loss"):
+        report.run(finished)
+
+
+def test_every_file_is_named_as_a_source(finished, files):
+    report.run(finished)
+    for path in RENDERINGS:
+        text = path.read_text()
+        for name in files:
+            shown = "stages/&lt;stage&gt;.json" if path == HTML else "stages/<stage>.json"
+            assert f"outputs/smoke/{shown if name.startswith('stages/') else name}" in text
+
+
+def test_record_lists_what_was_read_and_written(finished, files):
+    written = report.run(finished)
+    assert {path.relative_to(finished.run_dir).as_posix() for path in written.inputs} == set(files)
+    assert {path for path in Path("reports").rglob("*.*")} == set(written.outputs)

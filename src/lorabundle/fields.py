@@ -30,11 +30,13 @@ class Fields(dict):
         return form.format(value * factor)
 
     def interval(self, key: str, form: str, factor: float = 1) -> str:
-        """The interval [low, high] under `key`, times `factor`, as text.
+        """The interval [low, high] under `key`, times `factor`, as text; an empty one is of a single group.
 
         Raises:
             MalformedInputError: it is missing, or not two finite numbers.
         """
+        if self[key] == []:
+            return "none: one group"
         if not isinstance(self[key], list) or len(self[key]) != 2:
             raise self._error(f"has no interval [low, high] in {self._path}{key}")
         ends = Fields(dict(zip(("low", "high"), self[key], strict=True)), self._where, f"{self._path}{key}.")

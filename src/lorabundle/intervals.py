@@ -20,14 +20,14 @@ def paired_difference(
         seed: of the resampling.
 
     Returns:
-        {"mean": sum of differences / sum of weights, "ci95": [low, high], or None if all examples are of one group}.
+        {"mean": sum of differences / sum of weights, "ci95": [low, high], empty if all examples are of one group}.
     """
     _, member_of = np.unique(groups, return_inverse=True)
     change = np.bincount(member_of, weights=np.subtract(after, before))
     weight = np.bincount(member_of, weights=weights)
     mean = float(change.sum() / weight.sum())
     if len(weight) < 2:
-        return {"mean": mean, "ci95": None}
+        return {"mean": mean, "ci95": []}
 
     def ratio(changes: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
         return changes.sum(axis=axis) / weights.sum(axis=axis)

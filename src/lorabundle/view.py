@@ -122,14 +122,18 @@ def verdict(metrics: Fields) -> list[Line]:
     """What the numbers say, in sentences."""
     delta = metrics.part("delta").part("loss")
     change = f"{delta.number('mean', '{:+.4f}')} nats a token (95 % interval {delta.interval('ci95', '{:+.4f}')})"
-    low, high = delta["ci95"]
-    if low <= 0 <= high:
-        first = [Strong("No measurable difference:"), f" the test loss changes by {change}, which covers zero."]
-    elif high < 0:
-        first = [f"Fine-tuning lowers the test loss: {change}."]
-    else:
-        first = ["Fine-tuning ", Strong("raises"), f" the test loss: {change}."]
-    return [first, f"{sign_test(metrics)} This is one run with one seed."]
+    first: Line
+    match judge(delta, "below zero"):
+        case "better":
+            first = f"Fine-tuning lowers the test loss: {change}."
+        case "worse":
+            first = ["Fine-tuning ", Strong("raises"), f" the test loss: {change}."]
+        case "no measurable difference":
+            first = [Strong("No measurable difference:"), f" the test loss changes by {change}, which covers zero."]
+        case _:
+            first = f"The test loss changes by {change}; how surely cannot be said."
+    warnings: list[Line] = [[Strong("Warning:"), " ", str(warning)] for warning in metrics["warnings"]]
+    return [first, f"{sign_test(metrics)} This is one run with one seed.", *warnings]
 
 
 def sign_test(metrics: Fields) -> str:
@@ -185,8 +189,9 @@ def explanation(metrics: Fields, max_new_tokens: int) -> str:
         f"Loss is in nats per response token, the end-of-turn token included, over {base.number('tokens', '{:,}')} tokens of "
         f"{base.number('examples', '{:,}')} test examples; perplexity is its exponential; token accuracy is the share of these "
         f"tokens that the model ranks first. The rest is of greedy answers of up to {max_new_tokens} tokens: ROUGE (F1, 0 to 1), "
-        f"BLEU and chrF (0 to 100), exact match, stop rate (answers that the model ended by itself), length ratio (answers "
-        f"to references) and repetition (how much of an answer repeats itself).{right}"
+        f"BLEU and chrF (0 to 100), exact match, stop rate (answers that the model ended by itself), length ratio (words "
+        f"and punctuation of all answers over those of all references) and repetition (the mean share of an answer's four-word "
+        f"runs that it had before).{right}"
     )
 
 
@@ -213,6 +218,8 @@ def model_sentence(provenance: Fields) -> Line:
 
 def judge(delta: Fields, better: str) -> str:
     """An interval in a word or three."""
+    if delta["ci95"] == []:
+        return "no interval"
     low, high = delta["ci95"]
     if low <= 0 <= high:
         return "no measurable difference"

@@ -41,6 +41,17 @@ def test_verdict_says_when_training_made_it_worse(metrics):
     assert verdict(metrics)[0].startswith("Fine-tuning raises the test loss: +0.2000")
 
 
+def test_verdict_without_an_interval_claims_nothing(metrics):
+    metrics["delta"]["loss"]["ci95"] = []
+    assert verdict(metrics)[0].startswith("The test loss changes by -0.5000 nats a token (95 % interval none: one group)")
+
+
+def test_warnings_stand_with_the_verdict(metrics):
+    assert len(verdict(metrics)) == 2
+    metrics["warnings"] = ["The base model's test loss is worse than token frequencies alone."]
+    assert verdict(metrics)[2] == f"Warning: {metrics['warnings'][0]}"
+
+
 @pytest.mark.parametrize(
     ("p_value", "shown"), [(0.625, "p = 0.62"), (1.3e-22, "p = 1.3e-22"), (1.0, "p = 1"), (0.0, "p < 1e-300")]
 )

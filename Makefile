@@ -191,7 +191,7 @@ $(STAGES)/evaluate.json: $(call code,evaluate diagnosis intervals locks metrics 
 $(STAGES)/sample.json: $(call code,sample) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
 	@$(call stage,sample)
 
-$(STAGES)/report.json: $(call code,report blocks colophon datacard fields figures render view) \
+$(STAGES)/report.json: $(call code,report blocks colophon dataview fields figures render view) \
 		$(wildcard src/lorabundle/templates/*) \
 		$(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
 		$(call section,run seed model data lora train evaluate sample) \

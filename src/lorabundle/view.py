@@ -1,13 +1,13 @@
 """The report's page: what stands in it, in which order, with every number formatted once.
 
 Reads what `report` has loaded; computes nothing but counts and sums of counts. The sections about the data are in
-`datacard`; settings, files and machine are in `colophon`.
+`dataview`; settings, files and machine are in `colophon`.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
-from lorabundle import colophon, datacard
+from lorabundle import colophon, dataview
 from lorabundle.blocks import (
     Code,
     Figure,
@@ -92,7 +92,7 @@ def page(run_config: Config, results: Results) -> Page:
         Section("Results by kind", by_kind(metrics)),
         Section("Figures", [figures(metrics, results.manifest, results.journal)]),
         Section("Samples", sample_blocks(results.samples, run_config.evaluate.max_new_tokens)),
-        Section("Data card", datacard.blocks(results.manifest)),
+        Section("Data card", dataview.blocks(results.manifest)),
         Section("Settings", colophon.settings_tables(run_config)),
         Section("Where the numbers come from", colophon.origins(run_config.run)),
         Section("This run", colophon.this_run(results.environment, results.records)),

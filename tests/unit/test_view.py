@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorabundle import colophon, datacard, view
+from lorabundle import colophon, dataview, view
 from lorabundle.blocks import Code, Line, Table, parts
 from lorabundle.errors import MalformedInputError
 from lorabundle.fields import Fields
@@ -43,7 +43,9 @@ def test_verdict_says_when_training_made_it_worse(metrics):
 
 def test_verdict_without_an_interval_claims_nothing(metrics):
     metrics["delta"]["loss"]["ci95"] = []
-    assert verdict(metrics)[0].startswith("The test loss changes by -0.5000 nats a token (95 % interval none: one group)")
+    assert verdict(metrics)[0].startswith(
+        "The test loss changes by -0.5000 nats a token (95 % interval none: one group)"
+    )
 
 
 def test_warnings_stand_with_the_verdict(metrics):
@@ -128,7 +130,7 @@ def test_hub_model_is_named_with_its_commit():
 
 
 def test_what_became_of_the_rows(manifest):
-    assert cells(datacard.rows_table(Fields(manifest, "manifest.json"))) == [
+    assert cells(dataview.rows_table(Fields(manifest, "manifest.json"))) == [
         ["Read", "20"],
         ["Quarantined as faulty, in outputs/smoke/quarantine.jsonl", "2"],
         ["of these: empty_completion", "2"],
@@ -141,23 +143,23 @@ def test_what_became_of_the_rows(manifest):
 
 def test_nothing_quarantined_names_no_file(manifest):
     manifest["quarantined"] = {"rows": 0, "causes": {}, "file": None}
-    assert ["Quarantined as faulty", "0"] in cells(datacard.rows_table(Fields(manifest, "manifest.json")))
+    assert ["Quarantined as faulty", "0"] in cells(dataview.rows_table(Fields(manifest, "manifest.json")))
 
 
 def test_unknown_licences_are_called_unknown(manifest):
     manifest["licences"] = {}
-    table = cells(datacard.source_table(Fields(manifest, "manifest.json")))
+    table = cells(dataview.source_table(Fields(manifest, "manifest.json")))
     assert table[1] == ["Format", "jsonl, shape alpaca; columns: prompt from instruction; completion from output"]
     assert table[2] == ["Licences", "unknown: the data names none"]
 
 
 def test_lengths(manifest):
-    rows = cells(datacard.lengths_table(Fields(manifest, "manifest.json").part("lengths")))
+    rows = cells(dataview.lengths_table(Fields(manifest, "manifest.json").part("lengths")))
     assert rows[2] == ["test", "2", "12.5", "19.5", "20", "2", "8", "19.5", "20"]
 
 
 def duplicates(manifest: dict) -> list:
-    return datacard.duplicates(Fields(manifest, "manifest.json").part("duplicates"))
+    return dataview.duplicates(Fields(manifest, "manifest.json").part("duplicates"))
 
 
 def test_remaining_pairs_are_named(manifest):
@@ -198,6 +200,6 @@ def test_settings_are_all_there(smoke):
 
 def test_names_from_files_are_code(manifest):
     manifest["splits"]["train"]["kinds"] = {"*bold*": 4}
-    table = datacard.kinds_table(Fields(manifest, "manifest.json").part("splits"))
+    table = dataview.kinds_table(Fields(manifest, "manifest.json").part("splits"))
     assert [row[0] for row in table.rows] == [Code("*bold*"), Code("sum"), Code("word")]
     assert cells(table)[0] == ["*bold*", "4", "0", "0"]

@@ -243,7 +243,7 @@ lock: $(DEV)
 ## clean: remove the results of runs (outputs, reports, archives)
 .PHONY: clean
 clean:
-	rm -rf outputs archive reports/results.md reports/results.html reports/figures reports/.run
+	rm -rf outputs archive reports/results.md reports/results.html reports/figures reports/seeds.md reports/seeds.json reports/.run
 
 ## distclean: remove everything that was built or downloaded
 .PHONY: distclean

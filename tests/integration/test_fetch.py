@@ -53,7 +53,7 @@ def test_local_folder(tiny_config):
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    assert fetch.is_complete(config)
+    assert fetch.is_complete(config.model_dir, fetch.model_request(config))
 
 
 def test_changed_local_weights_are_noticed(tiny_config):
@@ -63,7 +63,7 @@ def test_changed_local_weights_are_noticed(tiny_config):
     content = tokenizer.read_text()
     tokenizer.unlink()
     tokenizer.write_text(content + " ")
-    assert not fetch.is_complete(config)
+    assert not fetch.is_complete(config.model_dir, fetch.model_request(config))
 
 
 def test_users_files_keep_their_permissions(tiny_config):
@@ -78,9 +78,9 @@ def test_damaged_model_is_made_again(tiny_config):
     fetch.run(config)
     (config.model_dir / "config.json").unlink()
     (config.model_dir / "config.json").write_text("{}")
-    assert not fetch.is_complete(config)
+    assert not fetch.is_complete(config.model_dir, fetch.model_request(config))
     fetch.run(config)
-    assert fetch.is_complete(config)
+    assert fetch.is_complete(config.model_dir, fetch.model_request(config))
 
 
 def test_interrupted_fetch_leaves_nothing_half_made(tiny_config, monkeypatch):

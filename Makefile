@@ -169,7 +169,7 @@ $(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model dat
 		$(call missing,$(MODEL)/provenance.json $(RUN)/provenance.json $(DATASET)) | $(environment)
 	@NETWORK=1 $(call stage,fetch)
 
-$(STAGES)/preprocess.json: $(call code,preprocess datacard docstrings leakage locks modeling problems prompts readers records) $(call section,model data) \
+$(STAGES)/preprocess.json: $(call code,preprocess datacard docstrings leakage locks modeling problems prompts readers records similarity) $(call section,model data) \
 		$(DATA) $(STAGES)/fetch.json data/processed/.settings \
 		$(call missing,$(patsubst %,data/processed/%,manifest.json train/state.json val/state.json test/state.json))
 	@$(call stage,preprocess)

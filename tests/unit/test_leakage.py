@@ -1,13 +1,13 @@
 """Equal and near rows: what counts as alike, what is dropped, what is kept together, and the numbers, by hand."""
 
-import random
 from collections import Counter
 
 import pytest
 
-from lorabundle import leakage, preprocess
+from lorabundle import leakage, preprocess, similarity
 from tests.conftest import ask
 from tests.unit.test_preprocess import settings
+from tests.unit.test_similarity import words
 
 THRESHOLD = 0.8
 
@@ -16,84 +16,8 @@ def rows(*pairs: tuple[str, str], **extra: str) -> list[dict]:
     return [ask(prompt, completion, id=f"r{n}", group=f"g{n}") | extra for n, (prompt, completion) in enumerate(pairs)]
 
 
-def words(seed: int, count: int) -> list[str]:
-    """Words that no other seed has."""
-    letters = random.Random(seed)
-    return [f"{''.join(letters.choices('abcdefghij', k=6))}{seed}" for _ in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ("Ｈｅｌｌｏ  World", "hello\n\tworld"),
-        ("Straße", "STRASSE"),
-        ("ﬁne", "FINE"),
-        ("e\u0301", "é"),
-        ("a\u00a0b", "a b"),
-    ],
-)
-def test_differences_that_do_not_count(a, b):
-    assert leakage.normalise(a) == leakage.normalise(b)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("what is this thing", {"what is this", "is this thing"}),
-        ("yes", {"yes"}),
-        ("", {""}),
-        ("2+3", {"2 + 3"}),
-        ("a_b(c)", {"a_b ( c", "( c )"}),
-        ("你好吗朋友", {"你 好 吗", "好 吗 朋", "吗 朋 友"}),
-        ("x 你y", {"x 你 y"}),
-        ("สวัสดี".replace("ั", ""), {"ส ว ส", "ว ส ด", "ส ด ี"}),
-        ("👍👍", {"👍 👍"}),
-    ],
-)
-def test_shingles(text, expected):
-    assert leakage.shingles(text) == expected
-
-
-def test_operators_tell_texts_apart():
-    assert leakage.jaccard(leakage.shingles("2+3"), leakage.shingles("2-3")) == 0
-
-
-def test_jaccard_by_hand():
-    assert leakage.jaccard(frozenset("abcd"), frozenset("bcde")) == pytest.approx(3 / 5)
-
-
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.99])
-def test_hashing_overlooks_at_most_one_pair_in_a_thousand_at_the_threshold(threshold):
-    bands, size = leakage.bands(threshold)
-    assert bands * size <= leakage.PERMUTATIONS
-    assert (1 - threshold**size) ** bands <= 1e-3
-
-
-def test_near_pairs_are_those_of_comparing_every_pair():
-    """Against the quadratic search, on texts with 0 to 6 of 30 words changed."""
-    texts = []
-    for seed in range(40):
-        base = words(seed, 30)
-        for copy in range(7):
-            changed = list(base)
-            for place in random.Random(copy).sample(range(30), copy):
-                changed[place] = f"other{seed}x{copy}x{place}"
-            texts.append(" ".join(changed))
-    sets = [leakage.shingles(text) for text in texts]
-    expected = {(a, b) for b in range(len(texts)) for a in range(b) if leakage.jaccard(sets[a], sets[b]) >= THRESHOLD}
-    found = {(a, b): similarity for a, b, similarity in leakage.near_pairs(texts, THRESHOLD)}
-    assert set(found) == expected
-    assert len(expected) >= 40
-    assert all(similarity == leakage.jaccard(sets[a], sets[b]) for (a, b), similarity in found.items())
-
-
-def test_near_pairs_are_the_same_each_time():
-    texts = [" ".join(words(seed // 5, 30)[: 30 - seed % 5]) for seed in range(100)]
-    assert leakage.near_pairs(texts, THRESHOLD) == leakage.near_pairs(texts, THRESHOLD) != []
-
-
 def test_threshold_of_one_does_no_hashing(monkeypatch):
-    monkeypatch.setattr(leakage, "MinHash", None)
+    monkeypatch.setattr(similarity, "MinHash", None)
     long = " ".join(words(1, 30))
     kept, dropped, before = leakage.clean(rows((long, "a"), (long.upper(), "A"), (f"{long} more", "a")), 1.0)
     assert [record["id"] for record in kept] == ["r0", "r2"]
@@ -256,7 +180,7 @@ def test_without_grouping_the_same_dataset_leaks_and_the_check_sees_it():
 
 def test_a_crowd_of_near_texts_is_joined_without_comparing_all(monkeypatch):
     """Beyond `CROWD` neighbours a text is no longer searched for; the group is whole all the same."""
-    monkeypatch.setattr(leakage, "CROWD", 10)
+    monkeypatch.setattr(similarity, "CROWD", 10)
     base = " ".join(words(1, 30))
     records = rows(*((f"{base} edit{n}", f"label{n}") for n in range(200)))
     kept, _, before = leakage.clean(records, THRESHOLD)

@@ -30,6 +30,9 @@ RUN := outputs/$(or $(patsubst run=%,%,$(filter run=%,$(SET))),$(shell sed -n "s
 MODEL := data/models/$(call setting,model,name)
 # Files of the user's that a run reads: a dataset, a local model
 DATA := $(wildcard $(call setting,data,source))
+REVISION := $(filter-out null,$(call setting,data,revision))
+# What fetch leaves of a dataset from the hub (as config.Data.dataset_dir has it)
+DATASET := $(if $(REVISION),data/raw/datasets/$(subst /,--,$(call setting,data,source))-$(shell echo $(REVISION) | tr -d "\"'" | cut -c1-8)/provenance.json)
 LOCAL := $(if $(filter local,$(call setting,model,source)),$(wildcard $(call setting,model,path)/*))
 # What the submission packs of the project itself
 SOURCE := $(shell find Makefile README.md LICENSE CONTRIBUTING.md pyproject.toml config docker src tests .ci -type f \
@@ -163,11 +166,12 @@ reports/.run: FORCE
 
 # --- stages --------------------------------------------------------------------------------------------------------
 
-$(STAGES)/fetch.json: $(call code,fetch locks modeling) $(call section,model data) $(WHEELS) $(MODEL).settings $(LOCAL) \
-		$(call missing,$(MODEL)/provenance.json $(RUN)/provenance.json) | $(environment)
+$(STAGES)/fetch.json: $(call code,fetch locks modeling reasoning) $(call section,model data) $(WHEELS) $(MODEL).settings $(LOCAL) \
+		$(call missing,$(MODEL)/provenance.json $(RUN)/provenance.json $(DATASET)) | $(environment)
 	@NETWORK=1 $(call stage,fetch)
 
-$(STAGES)/preprocess.json: $(call code,preprocess docstrings locks modeling prompts records) $(call section,model data) \
+$(STAGES)/preprocess.json: $(call code,preprocess datacard docstrings leakage locks modeling problems prompts readers reasoning records similarity) \
+		$(call section,model data) \
 		$(DATA) $(STAGES)/fetch.json data/processed/.settings \
 		$(call missing,$(patsubst %,data/processed/%,manifest.json train/state.json val/state.json test/state.json))
 	@$(call stage,preprocess)

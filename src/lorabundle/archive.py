@@ -48,6 +48,7 @@ RUN_FILES = [
     "logs",
     "stages",
 ]
+OPTIONAL = ["quarantine.jsonl"]  # there only if rows could not be used
 MTIME = 0  # 1970-01-01, for every entry
 
 
@@ -61,7 +62,8 @@ def submission_files(run_config: Config) -> list[Path]:
     paths = [artifacts.require(run_config.run_dir / name, remedy) for name in RUN_FILES]
     paths += [artifacts.require(run_config.record_path("report"), remedy)]
     paths += [artifacts.require(config.REPORTS / name, remedy) for name in ("results.md", "results.html", "figures")]
-    paths += [path for name in SOURCE if (path := Path(name)).exists()]
+    optional = [*(run_config.run_dir / name for name in OPTIONAL), *map(Path, SOURCE)]
+    paths += [path for path in optional if path.exists()]
     files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
     own = {run_config.record_path("archive"), run_config.run_dir / "logs" / "archive.log"}  # being written right now
     hidden = {file for file in files if file.name.startswith(".") or BUILT & set(file.parts) or file.suffix == ".pyc"}

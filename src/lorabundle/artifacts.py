@@ -122,38 +122,47 @@ def read_json(path: Path, remedy: str) -> Any:
         raise MalformedInputError(f"{path} is not valid JSON ({error}). {remedy}") from error
 
 
-def numbered_jsonl(path: Path, remedy: str) -> list[tuple[int, dict]]:
-    """Parse a file with one JSON object a line into (line number, object) pairs; blank lines are passed over.
+def numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(line number, line) of a text's lines that are not blank; a byte order mark is passed over."""
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def parse_object(line: bytes) -> dict:
+    """The JSON object on a line.
+
+    Raises:
+        ValueError: it is none; the two arguments are a short name of the cause and what is wrong with the line.
+    """
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 (byte {error.start} of the line): convert the file with `iconv -t utf-8`"
+        raise ValueError("not_utf8", reason) from error
+    except json.JSONDecodeError as error:
+        raise ValueError("not_json", f"is not valid JSON ({error.msg} at column {error.colno})") from error
+    except (RecursionError, ValueError) as error:  # thousands of brackets, a number of thousands of digits
+        raise ValueError("not_json", f"is not JSON that can be read ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError("not_an_object", f"is a {type(row).__name__}, not a JSON object")
+    return row
+
+
+def read_jsonl(path: Path, remedy: str) -> list[dict]:
+    """Parse a file with one JSON object a line, which another stage wrote; blank lines are passed over.
 
     Raises:
         MissingInputError: the file is not there.
         MalformedInputError: a line is not a JSON object, or not UTF-8; the message names file:line.
     """
     rows = []
-    for number, line in enumerate(
-        require(path, remedy).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1
-    ):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(require(path, remedy).read_bytes()):
         try:
-            row = json.loads(line.decode("utf-8"))
-        except json.JSONDecodeError as error:
-            raise MalformedInputError(
-                f"{path}:{number} is not valid JSON ({error.msg} at column {error.colno}). {remedy}"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise MalformedInputError(
-                f"{path}:{number} is not UTF-8 (byte {error.start} of the line). Convert the file with `iconv -t utf-8`."
-            ) from error
-        if not isinstance(row, dict):
-            raise MalformedInputError(f"{path}:{number} is a {type(row).__name__}, not a JSON object. {remedy}")
-        rows.append((number, row))
+            rows.append(parse_object(line))
+        except ValueError as error:
+            raise MalformedInputError(f"{path}:{number} {error.args[1]}. {remedy}") from error
     return rows
-
-
-def read_jsonl(path: Path, remedy: str) -> list[dict]:
-    """The objects of a JSONL file that another stage wrote; raises what `numbered_jsonl` raises."""
-    return [row for _, row in numbered_jsonl(path, remedy)]
 
 
 def sha256_bytes(data: bytes) -> str:

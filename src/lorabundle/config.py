@@ -31,6 +31,14 @@ PROCESSED = Path("data/processed")
 REPORTS = Path("reports")
 ARCHIVE = Path("archive")
 SPLITS = ("train", "val", "test")
+BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: made from locked wheels
+DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# What a column of a dataset can mean, and which of these make up the row's content
+DataField = Literal["prompt", "context", "completion", "system", "messages", "id", "group", "kind"]
+CONTENT = {"prompt", "completion", "messages"}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -53,7 +61,7 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _revision_pins_a_hub_model(self) -> "Model":
-        if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+        if self.source == "hub" and not COMMIT.fullmatch(self.revision or ""):
             raise ValueError("model.revision must be the full 40-digit commit when model.source is hub (names move)")
         if self.source != "hub" and self.revision is not None:
             raise ValueError("model.revision is only for model.source: hub")
@@ -72,9 +80,13 @@ class Lora(Section):
 class Data(Section):
     """The dataset: its source, its splits and the sequence limit."""
 
-    source: str = Field(min_length=1)  # "docstrings", "reasoning_gym" or a .jsonl file
+    source: str = Field(min_length=1)  # a name of BUILT_SOURCES, a file with a suffix of DATA_SUFFIXES, or a hub id
+    revision: str | None = None  # hub only: the 40-digit commit
     packages: list[str] = []  # docstrings only: packages of docker/assets.lock
     tasks: dict[str, dict[str, Any]] = {}  # reasoning_gym only: generators and their settings
+    columns: dict[DataField, str] = {}  # what the columns of the user's data mean, where detection does not say
+    on_error: Literal["stop", "quarantine"]
+    near_duplicate_threshold: float = Field(gt=0, le=1)  # Jaccard similarity; 1.0: only equal texts
     max_length: int = Field(ge=8)
     val_fraction: float = Field(gt=0, lt=1)
     test_fraction: float = Field(gt=0, lt=1)
@@ -100,6 +112,50 @@ class Data(Section):
                 f"data.tasks: {', '.join(unseeded)} must set seed and size, or each run has other questions"
             )
         return self
+
+    @model_validator(mode="after")
+    def _source_is_known(self) -> "Data":
+        suffixes = ", ".join(DATA_SUFFIXES)
+        is_file = Path(self.source).suffix.lower() in DATA_SUFFIXES
+        if self.source not in BUILT_SOURCES and not is_file and not self.is_hub:
+            raise ValueError(
+                f"data.source must be {' or '.join(BUILT_SOURCES)}, a file that ends in one of {suffixes}, or a hub id (owner/name)"
+            )
+        if self.is_hub and not COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                f"data.revision must be the full 40-digit commit when data.source is a hub id (names move); {self.source} is "
+                f"taken for one, because there is no such file"
+            )
+        if not self.is_hub and self.revision is not None:
+            raise ValueError("data.revision is only for a hub id in data.source")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_give_a_row(self) -> "Data":
+        if self.columns and self.source in BUILT_SOURCES:
+            raise ValueError(f"data.columns is for data of your own; {self.source} has none")
+        given = CONTENT & set(self.columns)
+        if given and given not in (CONTENT - {"messages"}, {"messages"}):
+            raise ValueError(
+                f"data.columns must name prompt and completion, or messages; it names {', '.join(sorted(given))}"
+            )
+        return self
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether `source` is a dataset on the hub."""
+        path = Path(self.source)
+        return bool(HUB_ID.fullmatch(self.source)) and path.suffix.lower() not in DATA_SUFFIXES and not path.exists()
+
+    @property
+    def names_content(self) -> bool:
+        """Whether `columns` says where prompt and completion are, so that nothing is left to detect."""
+        return bool(CONTENT & set(self.columns))
+
+    @property
+    def dataset_dir(self) -> Path:
+        """Where fetch puts a dataset from the hub."""
+        return RAW / "datasets" / f"{self.source.replace('/', '--')}-{(self.revision or '')[:8]}"
 
 
 class Train(Section):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from docstring_parser import DocstringStyle, ParseError, parse
 
+from lorabundle.records import FORBIDDEN
+
 SHORTEST, LONGEST = (
     25,
     300,
@@ -49,7 +51,12 @@ def build_records(wheels: dict[str, Path]) -> list[dict]:
             for kind, name, answer in _answers(node):
                 record_id = f"{qualified_name}:{kind}" + (f":{name}" if name else "")
                 key = re.sub(r"\W+", " ", answer).strip().casefold()
-                if not SHORTEST <= len(answer) <= LONGEST or key in answers or record_id in ids:
+                if (
+                    not SHORTEST <= len(answer) <= LONGEST
+                    or FORBIDDEN.search(answer)
+                    or key in answers
+                    or record_id in ids
+                ):
                     continue
                 answers.add(key)
                 ids.add(record_id)  # a name can be defined twice: a property and its setter, a function per platform

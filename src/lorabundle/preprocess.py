@@ -1,8 +1,9 @@
 """Raw data -> validated, de-duplicated, group-split, tokenised Arrow splits and a manifest.
 
-Reads the docstrings in `data/raw/wheels/*.whl` (default) or the user's JSONL file, and the base model's tokenizer.
-Writes `data/raw/docstrings.jsonl`, `data/processed/{train,val,test}/` and, last, `data/processed/manifest.json` with a copy in
-`outputs/<run>/`. `data/processed/` holds the splits of one run at a time: building them takes seconds.
+Reads docstrings (default) or tasks in `data/raw/wheels/*.whl`, the user's file or a dataset that fetch downloaded, and the
+base model's tokenizer. Writes `data/raw/<source>.jsonl` for what is built from wheels, `outputs/<run>/quarantine.jsonl` if
+there are rows that cannot be used, `data/processed/{train,val,test}/` and, last, `data/processed/manifest.json` with a copy
+in `outputs/<run>/`. `data/processed/` holds the splits of one run at a time: building them takes seconds.
 
 Run as: python -m lorabundle.preprocess --config config/default.yaml
 """
@@ -10,19 +11,22 @@ Run as: python -m lorabundle.preprocess --config config/default.yaml
 import logging
 import sys
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, Features, List, Value
 
-from lorabundle import artifacts, config, prompts
+from lorabundle import artifacts, config, datacard, leakage, prompts, readers, reasoning, records
 from lorabundle.config import Config
 from lorabundle.docstrings import build_records
-from lorabundle.errors import EmptySplitError, NoSupervisedTokensError
+from lorabundle.errors import EmptySplitError
 from lorabundle.locks import locked_wheels
 from lorabundle.modeling import load_tokenizer
-from lorabundle.records import read_records
+from lorabundle.problems import Quarantine, RowProblem
+from lorabundle.readers import Row
 from lorabundle.stage import Artifacts, run_stage
 
 log = logging.getLogger("lorabundle.preprocess")
@@ -49,14 +53,6 @@ def split_of(group: str, val_fraction: float, test_fraction: float) -> str:
     return "val" if position < test_fraction + val_fraction else "train"
 
 
-def drop_duplicates(records: list[dict]) -> tuple[list[dict], int]:
-    """Keep the first of the records with equal prompt and completion; also return how many were dropped."""
-    unique: dict[str, dict] = {}
-    for record in records:
-        unique.setdefault(repr((record["prompt"], record["completion"])), record)
-    return list(unique.values()), len(records) - len(unique)
-
-
 def assign_splits(records: list[dict], settings: config.Data) -> dict[str, list[dict]]:
     """Records by split: whole groups to a split by hash, then each split cut to its limit in the order of the ids' hashes.
 
@@ -73,41 +69,93 @@ def assign_splits(records: list[dict], settings: config.Data) -> dict[str, list[
         splits[split_of(record["group"], settings.val_fraction, settings.test_fraction)].append(record)
     for name, rows in splits.items():
         if not rows:
+            sizes = Counter(record["group"] for record in records)
             raise EmptySplitError(
-                f"The {name} split is empty: {len(records)} records in {len({r['group'] for r in records})} groups leave "
-                f"none for it. Add data, or raise data.val_fraction and data.test_fraction."
+                f"The {name} split is empty: {len(records)} records in {len(sizes)} groups leave none for it; the largest group "
+                f"has {max(sizes.values(), default=0)}. Add data, raise data.val_fraction and data.test_fraction, or, if rows that "
+                f"only look alike share a group, raise data.near_duplicate_threshold."
             )
     return {name: rows[: limits[name]] for name, rows in splits.items()}
 
 
-def tokenize(records: list[dict], tokenizer, max_length: int) -> tuple[list[dict], int]:
-    """Records with `input_ids` and `labels`, cut at `max_length`; also return how many were cut.
+def encode_rows(
+    pairs: Iterable[tuple[Row, dict]], tokenizer, max_length: int, quarantine: Quarantine, fields: dict[str, str]
+) -> list[dict]:
+    """Records with `input_ids` and `labels`, not yet cut; those that cannot be trained on go to `quarantine`.
 
     Raises:
-        NoSupervisedTokensError: a prompt alone fills `max_length`, so no response token is left.
         TemplateError: the chat template does not allow a response mask.
     """
-    rows, truncated = [], 0
-    for record in records:
-        encoded = prompts.encode(tokenizer, record["prompt"], record["completion"])
-        truncated += len(encoded["input_ids"]) > max_length
-        row = record | {key: ids[:max_length] for key, ids in encoded.items()}
-        if all(label == prompts.IGNORE_INDEX for label in row["labels"]):
-            raise NoSupervisedTokensError(
-                f"Record {record['id']} has no token to learn from: its prompt has "
-                f"{encoded['labels'].count(prompts.IGNORE_INDEX)} tokens and data.max_length is {max_length}. Raise "
-                f"data.max_length, or shorten or remove the record."
-            )
-        rows.append(row)
-    return rows, truncated
+    encoded = []
+    for row, record in pairs:
+        for part in ("prompt", "completion"):
+            found = [prompts.control_token(tokenizer, message["content"]) for message in record[part]]
+            if token := next(filter(None, found), None):
+                reason = f"has the control token {token!r}, which the tokenizer would read as the end of a turn, say"
+                quarantine.add(row.where, RowProblem("control_token", reason, _column(fields, part)), row.values)
+                break
+        else:
+            ids = prompts.encode(tokenizer, record["prompt"], record["completion"])
+            if all(label == prompts.IGNORE_INDEX for label in ids["labels"][:max_length]):
+                opening = next(n for n, label in enumerate(ids["labels"]) if label != prompts.IGNORE_INDEX)
+                reason = f"leaves no token to learn from: it has {opening} tokens and data.max_length is {max_length}"
+                quarantine.add(row.where, RowProblem("prompt_too_long", reason, _column(fields, "prompt")), row.values)
+            else:
+                encoded.append(record | ids)
+    return encoded
 
 
-def _docstring_records(settings: config.Data) -> tuple[list[dict], list[Path]]:
-    """Records of every configured package, and the wheels they come from."""
-    wheels = locked_wheels(settings.packages)
-    records = build_records(wheels)
-    artifacts.write_jsonl(config.RAW / "docstrings.jsonl", records)
-    return records, list(wheels.values())
+def _column(fields: dict[str, str], part: str) -> str:
+    """The column of the user's file that a part of a record is from."""
+    return fields.get("messages") or fields.get(part, part)
+
+
+def cut(rows: list[dict], max_length: int) -> tuple[list[dict], int]:
+    """Rows with `input_ids` and `labels` cut at `max_length`; also return how many were cut."""
+    shortened = [row | {key: row[key][:max_length] for key in ("input_ids", "labels")} for row in rows]
+    return shortened, sum(len(row["input_ids"]) > max_length for row in rows)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as read: files, number of rows, (row, record) of those that fit the schema, and what the manifest says of it."""
+
+    files: list[Path]
+    total: int
+    pairs: Iterable[tuple[Row, dict]]
+    format: dict
+    licences: dict[str, str]
+
+
+def _built(settings: config.Data, quarantine: Quarantine) -> Source:
+    """Records that are made from locked wheels: of every configured package, or of every configured task."""
+    if settings.source == reasoning.SOURCE:
+        wheels = {reasoning.PACKAGE: reasoning.wheel()}
+        built = reasoning.build_records(settings.tasks)
+    else:
+        wheels = locked_wheels(settings.packages)
+        built = build_records(wheels)
+    artifacts.write_jsonl(config.RAW / f"{settings.source}.jsonl", built)
+    form = {"file": "built", "shape": settings.source, "columns": {}}
+    pairs = records.check_built(built, quarantine)
+    return Source(list(wheels.values()), len(built), pairs, form, datacard.wheel_licences(wheels))
+
+
+def _users_data(settings: config.Data, quarantine: Quarantine) -> Source:
+    """Records of a file, or of a dataset that fetch downloaded."""
+    files, licences = [Path(settings.source)], {}
+    root = files[0].parent
+    if settings.is_hub:
+        root = settings.dataset_dir
+        artifacts.require(root / "provenance.json", "Run `make fetch`: it downloads the dataset.")
+        files = readers.dataset_files(root)
+        licence = datacard.card_licence(root / "README.md")
+        licences = {settings.source: licence} if licence else {}
+    rows = list(readers.read_rows(files, root))
+    shape, fields = records.columns_of(rows, settings)
+    log.info("%s: shape %s, %s", settings.source, shape, ", ".join(f"{f} from {c}" for f, c in fields.items()))
+    form = {"file": files[0].suffix.lower()[1:], "shape": shape, "columns": fields}
+    return Source(files, len(rows), records.build(rows, fields, quarantine), form, licences)
 
 
 def run(run_config: Config) -> Artifacts:
@@ -115,59 +163,71 @@ def run(run_config: Config) -> Artifacts:
     settings = run_config.data
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(run_config.model_dir)
-    if settings.source == "docstrings":
-        records, sources = _docstring_records(settings)
-    else:
-        sources = [Path(settings.source)]
-        records = read_records(sources[0])
-    unique, duplicates = drop_duplicates(records)
-    log.info("%d records from %s, %d exact duplicates dropped", len(records), settings.source, duplicates)
+    quarantine = Quarantine(run_config.run_dir / "quarantine.jsonl", settings.on_error)
+    source = (_built if settings.source in config.BUILT_SOURCES else _users_data)(settings, quarantine)
+    encoded = encode_rows(source.pairs, tokenizer, settings.max_length, quarantine, source.format["columns"])
+    quarantined = quarantine.close(source.total)
+    if quarantined["rows"]:
+        log.warning("%d of %d rows left out, see %s", quarantined["rows"], source.total, quarantined["file"])
 
-    splits, truncations = {}, {}
-    for name, rows in assign_splits(unique, settings).items():
-        splits[name], truncations[name] = tokenize(rows, tokenizer, settings.max_length)
+    kept, dropped, before = leakage.clean(encoded, settings.near_duplicate_threshold)
+    log.info("%d records from %s, dropped: %s", source.total, settings.source, dropped)
+    splits = assign_splits(kept, settings)
+    after, remaining = leakage.left_over(splits, settings.near_duplicate_threshold)
+    _warn_of(after["across"], remaining)
+    licences = dict(source.licences)
+    if run_config.model.source == "wheel":
+        licences |= datacard.wheel_licences(locked_wheels([run_config.model.path]))
     manifest = {
         "schema": 1,
         "source": settings.source,
-        "source_sha256": artifacts.hash_paths(sources),
+        "format": source.format,
+        "source_sha256": artifacts.hash_paths(source.files),
+        "licences": licences,
         "tokenizer_sha256": artifacts.sha256_file(run_config.model_dir / "tokenizer.json"),
         "template_sha256": prompts.template_sha256(tokenizer),
-        "records": len(records),
-        "dropped": {"exact_duplicate": duplicates, "over_split_limit": len(unique) - sum(map(len, splits.values()))},
-        "truncated": truncations,
+        "records": source.total,
+        "quarantined": quarantined,
+        "dropped": dropped | {"over_split_limit": len(kept) - sum(map(len, splits.values()))},
+        "truncated": {},
+        "duplicates": {"threshold": settings.near_duplicate_threshold, "before": before}
+        | {"after": after, "remaining": remaining},
+        "lengths": datacard.lengths(splits),
         "splits": {},
     }
-    (config.PROCESSED / "manifest.json").unlink(
-        missing_ok=True
-    )  # from here until it is rewritten, the splits are in flux
-    for name, rows in splits.items():
-        folder = config.PROCESSED / name
-        with artifacts.atomic_dir(folder) as temporary:
-            Dataset.from_list(rows, features=FEATURES).save_to_disk(temporary)
-        manifest["splits"][name] = _describe_split(rows, folder)
-        log.info(
-            "%s: %s", name, {key: manifest["splits"][name][key] for key in ("examples", "tokens", "response_tokens")}
-        )
-    artifacts.write_json(config.PROCESSED / "manifest.json", manifest)
+    _write(splits, manifest, settings.max_length)
     copy = run_config.run_dir / "manifest.json"  # the run's own
     artifacts.write_json_if_changed(copy, manifest)
     return Artifacts(
-        inputs=[*sources, run_config.model_dir / "tokenizer.json"],
-        outputs=[copy, *(config.PROCESSED / name for name in (*config.SPLITS, "manifest.json"))],
+        inputs=[*source.files, run_config.model_dir / "tokenizer.json"],
+        outputs=[copy, *([quarantine.path] if quarantined["file"] else [])]
+        + [config.PROCESSED / name for name in (*config.SPLITS, "manifest.json")],
     )
 
 
-def _describe_split(rows: list[dict], folder: Path) -> dict:
-    """A split's entry in the manifest. `sha256` is of the Arrow data, which is a function of the rows alone."""
-    (arrow,) = folder.glob("*.arrow")
-    return {
-        "examples": len(rows),
-        "groups": len({row["group"] for row in rows}),
-        "tokens": sum(len(row["input_ids"]) for row in rows),
-        "response_tokens": sum(label != prompts.IGNORE_INDEX for row in rows for label in row["labels"]),
-        "kinds": dict(sorted(Counter(row["kind"] for row in rows).items())),
-        "sha256": artifacts.sha256_file(arrow),
-    }
+def _warn_of(across: dict[str, dict[str, int]], remaining: list[dict]) -> None:
+    """Say which pairs of rows are alike in two splits; after grouping, these are answers too short to tell rows apart."""
+    if remaining:
+        counts = ", ".join(f"{n['exact']} equal and {n['near']} near in {column}" for column, n in across.items())
+        pairs = [f"{p['a']['id']} ({p['a']['split']}) and {p['b']['id']} ({p['b']['split']})" for p in remaining[:3]]
+        log.warning(
+            "pairs of rows that lie in two splits: %s; first %s; more are in manifest.json", counts, "; ".join(pairs)
+        )
+
+
+def _write(splits: dict[str, list[dict]], manifest: dict, max_length: int) -> None:
+    """Write the splits, cut, complete `manifest` with what they hold, and write it last."""
+    path = config.PROCESSED / "manifest.json"
+    path.unlink(missing_ok=True)  # from here until it is rewritten, the splits are in flux
+    for name, uncut in splits.items():
+        rows, manifest["truncated"][name] = cut(uncut, max_length)
+        folder = config.PROCESSED / name
+        with artifacts.atomic_dir(folder) as temporary:
+            Dataset.from_list(rows, features=FEATURES).save_to_disk(temporary)
+        manifest["splits"][name] = datacard.describe_split(rows, folder)
+        shown = {key: manifest["splits"][name][key] for key in ("examples", "tokens", "response_tokens")}
+        log.info("%s: %s", name, shown)
+    artifacts.write_json(path, manifest)
 
 
 if __name__ == "__main__":

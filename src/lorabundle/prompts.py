@@ -1,12 +1,14 @@
 """The one chat rendering and the one response-only label mask, used by training, evaluation and sampling alike.
 
-A row is rendered with the tokenizer's own chat template. Labels are -100 everywhere but on the response and the
+A row is rendered with the tokenizer's own chat template. Labels are -100 everywhere but on each response and the
 end-of-turn token that closes it: that token is supervised (else the model never learns to stop), and what a template puts
 after it (a newline, a second end token) is cut off. The mask goes by position, never by token id, because some
 tokenizers, the default one among them, use the end-of-turn token for padding too.
 """
 
 from reprlib import repr as shortened
+
+import jinja2
 
 from lorabundle.artifacts import sha256_bytes
 from lorabundle.errors import TemplateError
@@ -21,7 +23,7 @@ def encode_prompt(tokenizer, prompt: list[dict]) -> list[int]:
         tokenizer: a fast tokenizer with a chat template.
         prompt: messages, each {"role", "content"}.
     """
-    return tokenizer(_render(tokenizer, prompt, add_generation_prompt=True), add_special_tokens=False)["input_ids"]
+    return _ids(tokenizer, _render(tokenizer, prompt, add_generation_prompt=True))
 
 
 def encode(tokenizer, prompt: list[dict], completion: list[dict]) -> dict[str, list[int]]:
@@ -29,40 +31,50 @@ def encode(tokenizer, prompt: list[dict], completion: list[dict]) -> dict[str, l
 
     Args:
         tokenizer: a fast tokenizer with a chat template.
-        prompt: messages before the response.
-        completion: the one assistant message that is the response.
+        prompt: messages before the first response.
+        completion: the first response and what follows: assistant, user, assistant, ... Each assistant turn and the
+            end-of-turn token that closes it are labels; the user turns between are not.
 
     Raises:
-        TemplateError: the response cannot be located in what the template renders.
+        TemplateError: a response cannot be located in what the template renders.
     """
     for message in prompt + completion:
-        control = [token for token in _special_tokens(tokenizer) if token in message["content"]]
-        if control:
+        if control := control_token(tokenizer, message["content"]):
             raise TemplateError(
-                f"The {message['role']}'s text contains {control[0]!r}, which the tokenizer would read as a control token "
+                f"The {message['role']}'s text contains {control!r}, which the tokenizer would read as a control token "
                 f"(and so as the end of a turn, say): {shortened(message['content'])}. Remove it from the data."
             )
-    opening = _render(tokenizer, prompt, add_generation_prompt=True)
-    whole = _render(tokenizer, prompt + completion, add_generation_prompt=False)
-    response = completion[0]["content"]
-    if not whole.startswith(opening + response):
-        raise TemplateError(
-            "The chat template does not render prompt + response as the prompt, its generation prompt and then the "
-            f"response unchanged, so the label mask has no place to start. It gave {shortened(whole)} for the response "
-            f"{shortened(response)}. Use a template that inserts the message content as it is."
-        )
-    text = opening + response + _closing(tokenizer, whole[len(opening) + len(response) :])
-    prompt_ids = tokenizer(opening, add_special_tokens=False)["input_ids"]
-    input_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if input_ids[: len(prompt_ids)] != prompt_ids:
-        raise TemplateError(
-            f"The tokenizer merges the end of the prompt with the start of the response {shortened(response)}, so the tokens "
-            f"seen in training would not be those seen in generation. End the template's generation prompt with a "
-            f"special token or a newline."
-        )
+    text, boundaries = "", []  # a boundary: token ids up to where a response starts, and up to where it ends
+    for index, message in enumerate(completion):
+        if message["role"] == "assistant":
+            opening, closed = _turn(tokenizer, prompt + completion[:index], message)
+            if not opening.startswith(text):
+                raise TemplateError(
+                    f"The chat template renders an earlier response differently once more turns follow: "
+                    f"{shortened(text)} became {shortened(opening)}. Use a template that only adds to what it rendered."
+                )
+            boundaries += [_ids(tokenizer, opening), _ids(tokenizer, closed)]
+            text = closed
+    input_ids = boundaries[-1]
+    for number, boundary in enumerate(boundaries):
+        if input_ids[: len(boundary)] != boundary:
+            raise TemplateError(
+                f"The tokenizer merges the {'end of a turn' if number % 2 else 'end of the prompt'} with the start of the "
+                f"{'next' if number % 2 else 'response'} {shortened(completion[number]['content'])}, so the tokens "
+                f"seen in training would not be those seen in generation. End the template's generation prompt, and its "
+                f"turns, with a special token or a newline."
+            )
     if len(input_ids) > 1 and input_ids[0] == input_ids[1] == tokenizer.bos_token_id:
         raise TemplateError("The chat template renders the beginning-of-sequence token twice. Remove one of the two.")
-    return {"input_ids": input_ids, "labels": [IGNORE_INDEX] * len(prompt_ids) + input_ids[len(prompt_ids) :]}
+    labels = [IGNORE_INDEX] * len(input_ids)
+    for start, end in zip(map(len, boundaries[::2]), map(len, boundaries[1::2]), strict=True):
+        labels[start:end] = input_ids[start:end]
+    return {"input_ids": input_ids, "labels": labels}
+
+
+def control_token(tokenizer, text: str) -> str | None:
+    """The first special token of the tokenizer that stands in `text`: it would be read as the token, not as text."""
+    return next((token for token in _special_tokens(tokenizer) if token in text), None)
 
 
 def end_of_turn_id(tokenizer) -> int:
@@ -76,13 +88,38 @@ def template_sha256(tokenizer) -> str:
     return sha256_bytes(tokenizer.chat_template.encode())
 
 
+def _turn(tokenizer, before: list[dict], response: dict) -> tuple[str, str]:
+    """The text up to where a response starts, and up to its end, the token that closes it included."""
+    opening = _render(tokenizer, before, add_generation_prompt=True)
+    whole = _render(tokenizer, [*before, response], add_generation_prompt=False)
+    content = response["content"]
+    if not whole.startswith(opening + content):
+        raise TemplateError(
+            "The chat template does not render prompt + response as the prompt, its generation prompt and then the "
+            f"response unchanged, so the label mask has no place to start. It gave {shortened(whole)} for the response "
+            f"{shortened(content)}. Use a template that inserts the message content as it is."
+        )
+    return opening, opening + content + _closing(tokenizer, whole[len(opening) + len(content) :])
+
+
+def _ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def _render(tokenizer, messages: list[dict], add_generation_prompt: bool) -> str:
     if not tokenizer.chat_template:
         raise TemplateError(
             "The tokenizer has no chat template. Add a chat_template.jinja to the model's folder, or use an "
             "instruction-tuned model, which carries one."
         )
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+    except jinja2.TemplateError as error:  # templates refuse what they do not know: a system message, an odd order
+        roles = ", ".join(message["role"] for message in messages)
+        raise TemplateError(
+            f"The chat template refuses messages with the roles {roles}: {error}. Leave out what it names (a system "
+            f"message, say), or use another template."
+        ) from error
 
 
 def _special_tokens(tokenizer) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from lorabundle import fetch, modeling
+from lorabundle import fetch, modeling, preprocess
 from lorabundle.artifacts import sha256_file
 from lorabundle.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
 from tests.conftest import ROOT
@@ -53,7 +53,7 @@ def test_local_folder(tiny_config):
         "tokenizer.json",
         "tokenizer_config.json",
     ]
-    assert fetch.is_complete(config)
+    assert fetch.is_complete(config.model_dir, fetch.model_request(config))
 
 
 def test_changed_local_weights_are_noticed(tiny_config):
@@ -63,7 +63,7 @@ def test_changed_local_weights_are_noticed(tiny_config):
     content = tokenizer.read_text()
     tokenizer.unlink()
     tokenizer.write_text(content + " ")
-    assert not fetch.is_complete(config)
+    assert not fetch.is_complete(config.model_dir, fetch.model_request(config))
 
 
 def test_users_files_keep_their_permissions(tiny_config):
@@ -78,9 +78,9 @@ def test_damaged_model_is_made_again(tiny_config):
     fetch.run(config)
     (config.model_dir / "config.json").unlink()
     (config.model_dir / "config.json").write_text("{}")
-    assert not fetch.is_complete(config)
+    assert not fetch.is_complete(config.model_dir, fetch.model_request(config))
     fetch.run(config)
-    assert fetch.is_complete(config)
+    assert fetch.is_complete(config.model_dir, fetch.model_request(config))
 
 
 def test_interrupted_fetch_leaves_nothing_half_made(tiny_config, monkeypatch):
@@ -126,22 +126,28 @@ def test_incomplete_weights_are_an_error_not_a_warning(tiny_config):
         modeling.load_base(config)
 
 
-@pytest.fixture
-def hub_cache(tiny_project, monkeypatch) -> Path:
-    """The tiny model in a folder laid out like the hub's cache: blobs named by hash, a snapshot of links, a ref."""
-    repository = tiny_project / "hub/models--someone--tiny-phi3"
+def cached(repository: Path, source: Path) -> Path:
+    """A folder's files as the hub's cache has a repository: blobs named by hash, a snapshot of links, a ref."""
     snapshot = repository / "snapshots" / REVISION
     for folder in (snapshot, repository / "blobs", repository / "refs"):
         folder.mkdir(parents=True)
     (repository / "refs/main").write_text(REVISION)
-    for file in Path("tiny").iterdir():
+    for file in filter(Path.is_file, source.rglob("*")):
         content = file.read_bytes()
-        is_large = file.suffix == ".safetensors"
+        is_large = file.suffix in (".safetensors", ".parquet")
         name = sha256_file(file) if is_large else sha1(b"blob %d\0" % len(content) + content).hexdigest()
         shutil.copy(file, repository / "blobs" / name)
-        (snapshot / file.name).symlink_to(Path("../../blobs") / name)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tiny_project / "hub"))
+        link = snapshot / file.relative_to(source)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(repository / "blobs" / name)
     return repository
+
+
+@pytest.fixture
+def hub_cache(tiny_project, monkeypatch) -> Path:
+    """The tiny model in the hub's cache."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tiny_project / "hub"))
+    return cached(tiny_project / "hub/models--someone--tiny-phi3", Path("tiny"))
 
 
 HUB = ["model.source=hub", "model.path=someone/tiny-phi3"]
@@ -169,6 +175,82 @@ def test_revision_that_is_not_there(hub_cache, tiny_config):
     with pytest.raises(NetworkError, match=r"someone/tiny-phi3 at f{40} cannot be downloaded.*Check the network"):
         fetch.run(tiny_config(*HUB, f"model.revision='{'f' * 40}'"))
     assert list(Path("data/models").iterdir()) == []
+
+
+@pytest.fixture
+def hub_dataset(tiny_project, monkeypatch) -> Path:
+    """The tiny project's rows in the hub's cache, as a dataset of two files in a subfolder, with a card and metadata."""
+    lines = Path("data.jsonl").read_text().splitlines(keepends=True)
+    Path("questions/data").mkdir(parents=True)
+    Path("questions/data/train-0.jsonl").write_text("".join(lines[:70]))
+    Path("questions/data/train-1.jsonl").write_text("".join(lines[70:]))
+    Path("questions/README.md").write_text("---\nlicense: cc0-1.0\n---\n# Questions\n")
+    Path("questions/dataset_infos.json").write_text('{"default": {}}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tiny_project / "hub"))
+    return cached(tiny_project / "hub/datasets--someone--questions", Path("questions"))
+
+
+DATASET = ["data.source=someone/questions", f"data.revision='{REVISION}'"]
+
+
+def test_hub_dataset_from_the_cache_without_network(hub_dataset, tiny_config):
+    config = tiny_config(*DATASET)
+    record = fetch.run(config)
+    folder = Path("data/raw/datasets/someone--questions-01234567")
+    assert folder in record.outputs
+    provenance = json.loads((config.run_dir / "provenance.json").read_text())["dataset"]
+    assert provenance["origin"] == {"repo_id": "someone/questions", "revision": REVISION}
+    assert set(provenance["files"]) == {
+        "README.md",
+        "data/train-0.jsonl",
+        "data/train-1.jsonl",
+        "dataset_infos.json",
+    }
+    preprocess.run(config)
+    manifest = json.loads((config.run_dir / "manifest.json").read_text())
+    assert manifest["source"] == "someone/questions"
+    assert manifest["records"] == 120
+    assert manifest["licences"] == {"someone/questions": "cc0-1.0"}
+    assert list(manifest["source_sha256"]) == [f"{folder}/data/train-{n}.jsonl" for n in (0, 1)]
+
+
+def test_complete_dataset_is_not_fetched_again(hub_dataset, tiny_config, monkeypatch):
+    config = tiny_config(*DATASET)
+    fetch.run(config)
+    monkeypatch.setattr(fetch, "dataset_from_hub", None)
+    fetch.run(config)
+
+
+def test_damaged_dataset_is_made_again(hub_dataset, tiny_config):
+    config = tiny_config(*DATASET)
+    fetch.run(config)
+    file = config.data.dataset_dir / "data/train-0.jsonl"
+    file.unlink()
+    file.write_text("{}")
+    assert not fetch.is_complete(config.data.dataset_dir, fetch.dataset_request(config.data))
+    fetch.run(config)
+    assert fetch.is_complete(config.data.dataset_dir, fetch.dataset_request(config.data))
+
+
+def test_damaged_dataset_in_the_hub_cache(hub_dataset, tiny_config):
+    blob = (hub_dataset / "snapshots" / REVISION / "data/train-1.jsonl").resolve()
+    blob.write_bytes(blob.read_bytes() + b" ")
+    with pytest.raises(HashMismatchError, match=r"train-1\.jsonl has hash"):
+        fetch.run(tiny_config(*DATASET))
+    assert list(Path("data/raw/datasets").iterdir()) == []
+
+
+def test_dataset_revision_that_is_not_there(hub_dataset, tiny_config):
+    with pytest.raises(
+        NetworkError, match=r"someone/questions at f{40} cannot be downloaded.*data\.source and data\.revision"
+    ):
+        fetch.run(tiny_config("data.source=someone/questions", f"data.revision='{'f' * 40}'"))
+
+
+def test_dataset_that_has_not_been_fetched(hub_dataset, tiny_config):
+    fetch.run(tiny_config())
+    with pytest.raises(MissingInputError, match="Run `make fetch`: it downloads the dataset"):
+        preprocess.run(tiny_config(*DATASET))
 
 
 # --- docker/download.sh ---------------------------------------------------------------------------------------------

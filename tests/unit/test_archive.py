@@ -55,6 +55,13 @@ def finished(smoke):
     return smoke
 
 
+def test_quarantined_rows_are_packed_if_there_are_any(finished):
+    quarantine = finished.run_dir / "quarantine.jsonl"
+    assert quarantine not in archive.submission_files(finished)
+    atomic_write(quarantine, "{}")
+    assert quarantine in archive.submission_files(finished)
+
+
 def test_contents(finished):
     names = [
         path.as_posix() for path in archive.submission_files(finished) if path.parts[0] not in ("config", "docker")

@@ -67,19 +67,21 @@ def test_unwritable_folder(tmp_path):
         (b'{"a": 1}\n{"a": \n', r"rows\.jsonl:2 is not valid JSON"),
         (b'{"a": 1}\n\n[1]\n', r"rows\.jsonl:3 is a list"),
         (b'{"a": "\xff"}\n', r"rows\.jsonl:1 is not UTF-8"),
+        (b"[" * 100_000, r"rows\.jsonl:1 is not JSON that can be read"),
+        (b'{"a": ' + b"1" * 5000 + b"}", r"rows\.jsonl:1 is not JSON that can be read"),
     ],
 )
 def test_malformed_jsonl_names_the_line(tmp_path, content, where):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(MalformedInputError, match=where):
-        artifacts.numbered_jsonl(path, "Mend it.")
+        artifacts.read_jsonl(path, "Mend it.")
 
 
 def test_jsonl_with_byte_order_mark_crlf_and_blank_lines(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": "\xe2\x80\xa8"}\r\n\r\n{"a": 2}')
-    assert artifacts.numbered_jsonl(path, "") == [(1, {"a": "\u2028"}), (3, {"a": 2})]
+    assert artifacts.read_jsonl(path, "") == [{"a": "\u2028"}, {"a": 2}]
 
 
 def test_missing_file_says_what_to_do(tmp_path):

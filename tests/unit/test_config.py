@@ -58,6 +58,62 @@ def test_hub_model_needs_a_full_commit(workspace, revision):
         load_config(Path("config/smoke.yaml"), ["model.source=hub", f"model.revision={revision}"])
 
 
+OWN = ["data.source=someone/questions", "data.packages=[]"]
+
+
+@pytest.mark.parametrize("revision", ["null", "main", "abc123"])
+def test_hub_dataset_needs_a_full_commit(workspace, revision):
+    with pytest.raises(ConfigError, match=r"data\.revision must be the full 40-digit commit.*there is no such file"):
+        load_config(Path("config/smoke.yaml"), [*OWN, f"data.revision={revision}"])
+
+
+def test_hub_dataset(workspace):
+    data = load_config(Path("config/smoke.yaml"), [*OWN, f"data.revision={'ab' * 20}"]).data
+    assert data.is_hub
+    assert data.dataset_dir == Path("data/raw/datasets/someone--questions-abababab")
+
+
+@pytest.mark.parametrize("source", ["mine/rows.jsonl", "mine/rows.CSV", "mine/rows.parquet", "rows.json"])
+def test_file_is_no_hub_dataset(workspace, source):
+    settings = ["data.packages=[]", f"data.source={source}"]
+    assert not load_config(Path("config/smoke.yaml"), settings).data.is_hub
+    with pytest.raises(ConfigError, match=r"data\.revision is only for a hub id"):
+        load_config(Path("config/smoke.yaml"), [*settings, f"data.revision={'ab' * 20}"])
+
+
+@pytest.mark.parametrize("source", ["mine.txt", "a/b/c", "docstring"])
+def test_source_of_no_known_kind(workspace, source):
+    with pytest.raises(ConfigError, match=r"data\.source must be docstrings, a file that ends in one of \.parquet"):
+        load_config(Path("config/smoke.yaml"), ["data.packages=[]", f"data.source={source}"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("{promt: a}", r"data\.columns\.promt.*'prompt'"),
+        ("{prompt: a}", "must name prompt and completion, or messages; it names prompt"),
+        ("{messages: a, completion: b}", "must name prompt and completion, or messages"),
+        ("[prompt]", r"data\.columns"),
+    ],
+)
+def test_columns_that_give_no_row(workspace, columns, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(Path("config/smoke.yaml"), ["data.packages=[]", "data.source=a.csv", f"data.columns={columns}"])
+
+
+def test_columns_are_for_data_of_ones_own(workspace):
+    with pytest.raises(ConfigError, match="docstrings have none"):
+        load_config(Path("config/smoke.yaml"), ["data.columns={kind: a}"])
+
+
+@pytest.mark.parametrize(
+    "override", ["data.on_error=skip", "data.near_duplicate_threshold=0", "data.near_duplicate_threshold=1.1"]
+)
+def test_data_settings_out_of_range(workspace, override):
+    with pytest.raises(ConfigError, match=override.split("=")[0].replace(".", r"\.")):
+        load_config(Path("config/smoke.yaml"), [override])
+
+
 def test_checkpoints_fall_on_logging_steps(workspace):
     with pytest.raises(ConfigError, match=r"multiple of train\.logging_steps"):
         load_config(Path("config/smoke.yaml"), ["train.logging_steps=2", "train.save_steps=3"])

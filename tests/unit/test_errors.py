@@ -39,6 +39,7 @@ def test_exit_codes_are_the_documented_ones():
         "MissingInputError",
         "MalformedInputError",
         "ColumnError",
+        "RowError",
         "EmptySplitError",
         "NoSupervisedTokensError",
         "TemplateError",

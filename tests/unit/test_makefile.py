@@ -32,7 +32,11 @@ keep() { cmp -s "$1" "$2" || cp "$1" "$2"; }
 case $stage in
     fetch)
         cp "$out/.sections/model.yaml" data/models/smollm2-135m-phi3/provenance.json
-        keep data/models/smollm2-135m-phi3/provenance.json "$out/provenance.json" ;;
+        keep data/models/smollm2-135m-phi3/provenance.json "$out/provenance.json"
+        if grep -q "data.source=someone/questions" "$out/.sections/.set"; then
+            mkdir -p data/raw/datasets/someone--questions-abcdefab
+            touch data/raw/datasets/someone--questions-abcdefab/provenance.json
+        fi ;;
     preprocess)
         cp "$out/.sections/data.yaml" data/processed/manifest.json
         touch data/processed/{train,val,test}/state.json
@@ -149,6 +153,19 @@ def test_changing_the_users_data_reruns_what_reads_it(project):
     assert make("all", source) == []
     os.utime("data/mine.jsonl")
     assert make("all", source) == ["preprocess", "report", "archive"]  # the stub's data does not change
+
+
+def test_dataset_of_the_hub_is_fetched_and_when_deleted_fetched_again(project):
+    source = f"SET=data.source=someone/questions data.packages=[] data.revision={'abcdef' * 6 + 'abcd'}"
+    assert make("all", source) == STAGES
+    age(*Path().rglob("*"))
+    assert make("all", source) == []
+    shutil.rmtree("data/raw/datasets")
+    assert make("all", source)[:2] == ["fetch", "preprocess"]
+    assert make("all", source) == []
+    age(*Path().rglob("*"))
+    other = source.replace("abcdefabc", "abcdefabd")
+    assert make("data", other)[:2] == ["fetch", "preprocess"]
 
 
 @pytest.mark.parametrize(

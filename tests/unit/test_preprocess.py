@@ -4,14 +4,18 @@ import pytest
 
 from lorabundle import preprocess
 from lorabundle.config import Data
-from lorabundle.errors import EmptySplitError, NoSupervisedTokensError
+from lorabundle.errors import EmptySplitError, NoSupervisedTokensError, TemplateError
+from lorabundle.problems import Quarantine
 from lorabundle.prompts import IGNORE_INDEX
+from lorabundle.readers import Row
 from tests.conftest import ask
 
 
 def settings(**changes) -> Data:
     values = {
         "source": "x.jsonl",
+        "on_error": "stop",
+        "near_duplicate_threshold": 0.8,
         "max_length": 64,
         "val_fraction": 0.2,
         "test_fraction": 0.2,
@@ -62,22 +66,49 @@ def test_empty_split():
         preprocess.assign_splits(many(1), settings())
 
 
-def test_exact_duplicates_are_dropped_and_the_first_kept():
-    records = [ask("q", "a", id="1"), ask("q", "b", id="2"), ask("q", "a", id="3")]
-    kept, dropped = preprocess.drop_duplicates(records)
-    assert [record["id"] for record in kept] == ["1", "2"]
-    assert dropped == 1
+def pairs(*records: dict) -> list[tuple[Row, dict]]:
+    return [(Row(f"d.jsonl:{number}", record["id"], record), record) for number, record in enumerate(records, start=1)]
 
 
-def test_long_rows_are_cut_and_counted(tokenizer):
-    records = [ask("hello", "there"), ask("hello", "there general what is it")]
-    rows, truncated = preprocess.tokenize(records, tokenizer, max_length=11)
+FIELDS = {"prompt": "instruction", "completion": "output"}
+
+
+def test_long_rows_are_cut_and_counted(tokenizer, tmp_path):
+    long = ask("hello", "there general what is it")
+    quarantine = Quarantine(tmp_path / "q.jsonl", "stop")
+    encoded = preprocess.encode_rows(pairs(ask("hello", "there"), long), tokenizer, 11, quarantine, FIELDS)
+    assert [len(row["input_ids"]) for row in encoded] == [11, 15]
+    rows, truncated = preprocess.cut(encoded, max_length=11)
     assert truncated == 1
     assert [len(row["input_ids"]) for row in rows] == [11, 11]
     assert rows[1]["labels"] == [IGNORE_INDEX] * 9 + [8, 9]
 
 
-def test_prompt_that_fills_the_limit_is_an_error(tokenizer):
+def test_prompt_that_fills_the_limit_is_an_error(tokenizer, tmp_path):
     """Training on rows without labels "succeeds" with a loss of 0."""
-    with pytest.raises(NoSupervisedTokensError, match=r"Record hello.*9 tokens and data\.max_length is 9"):
-        preprocess.tokenize([ask("hello", "there")], tokenizer, max_length=9)
+    quarantine = Quarantine(tmp_path / "q.jsonl", "stop")
+    assert preprocess.encode_rows(pairs(ask("hello", "there")), tokenizer, 9, quarantine, FIELDS) == []
+    message = r"d\.jsonl:1: column instruction.*9 tokens and data\.max_length is 9"
+    with pytest.raises(NoSupervisedTokensError, match=message):
+        quarantine.close(2)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "column"), [("<|im_end|>", "a", "instruction"), ("a", "<|im_end|>", "output")]
+)
+def test_control_token_is_a_row_problem(tokenizer, tmp_path, question, answer, column):
+    quarantine = Quarantine(tmp_path / "q.jsonl", "quarantine")
+    encoded = preprocess.encode_rows(
+        pairs(ask(question, answer), ask("hello", "there")), tokenizer, 64, quarantine, FIELDS
+    )
+    assert [row["id"] for row in encoded] == ["hello"]
+    assert quarantine.rows[0]["column"] == column
+    assert quarantine.close(2)["causes"] == {"control_token": 1}
+
+
+def test_template_at_fault_is_no_row_problem(tokenizer, tmp_path):
+    tokenizer.chat_template = None
+    with pytest.raises(TemplateError, match="no chat template"):
+        preprocess.encode_rows(
+            pairs(ask("a", "b")), tokenizer, 64, Quarantine(tmp_path / "q.jsonl", "quarantine"), FIELDS
+        )

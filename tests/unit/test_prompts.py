@@ -38,14 +38,45 @@ def test_what_the_template_puts_after_the_end_of_turn_is_cut_off(tokenizer):
     assert encode(tokenizer, "hello there", "general")["input_ids"][-2:] == [9, 1]
 
 
-def test_earlier_turns_are_prompt(tokenizer):
-    prompt = [
-        {"role": "user", "content": "hello"},
-        {"role": "assistant", "content": "there"},
-        {"role": "user", "content": "what"},
+def chat(*contents: str) -> list[dict]:
+    """Turns of assistant and user, in turn, as a completion has them."""
+    return [{"role": ("assistant", "user")[n % 2], "content": content} for n, content in enumerate(contents)]
+
+
+def test_every_assistant_turn_is_supervised_and_nothing_else(tokenizer):
+    prompt = [{"role": "system", "content": "robe"}, {"role": "user", "content": "hello"}]
+    encoded = prompts.encode(tokenizer, prompt, chat("there", "what is", "it a"))
+    # fmt: off
+    assert encoded["input_ids"] == [
+        0, 4, 3, 14, 1, 3, 0, 5, 3, 7, 1, 3, 0, 6, 3,  # <start> system \n robe <end> \n <start> user \n hello <end> \n <start> assistant \n
+        8, 1,                                          # there <end>
+        3, 0, 5, 3, 10, 11, 1, 3, 0, 6, 3,             # \n <start> user \n what is <end> \n <start> assistant \n
+        12, 13, 1,                                     # it a <end>
     ]
-    encoded = prompts.encode(tokenizer, prompt, [{"role": "assistant", "content": "it"}])
-    assert [label for label in encoded["labels"] if label != IGNORED] == [12, 1]
+    # fmt: on
+    assert encoded["labels"] == [IGNORED] * 15 + [8, 1] + [IGNORED] * 11 + [12, 13, 1]
+
+
+def test_more_turns_change_nothing_before_them(tokenizer):
+    prompt = [{"role": "user", "content": "hello"}]
+    short, long = (prompts.encode(tokenizer, prompt, chat(*words)) for words in (["there"], ["there", "what", "it"]))
+    for key in ("input_ids", "labels"):
+        assert long[key][: len(short[key])] == short[key]
+
+
+def test_template_that_drops_earlier_answers(tokenizer):
+    """Templates of reasoning models leave out the thinking of earlier turns."""
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "m['content'] +", "(m['content'] if loop.last or m['role'] == 'user' else '') +"
+    )
+    with pytest.raises(TemplateError, match="renders an earlier response differently"):
+        prompts.encode(tokenizer, [{"role": "user", "content": "hello"}], chat("there", "what", "it"))
+
+
+def test_template_that_refuses_a_role(tokenizer):
+    tokenizer.chat_template = "{{ raise_exception('no system message, please') }}"
+    with pytest.raises(TemplateError, match=r"refuses messages with the roles user: no system message"):
+        encode(tokenizer, "hello", "there")
 
 
 def test_generation_starts_where_the_labels_start(tokenizer):

@@ -133,6 +133,10 @@ def _read_csv(path: Path) -> Numbered:
     names = _csv_names(path, content)
     if not names:
         return
+    # pyarrow gives up on a row that is neither UTF-8 nor of the right number of cells, so it gets every byte as a character
+    damaged = ESCAPED.search(content.decode("utf-8", "surrogateescape")) is not None
+    content = content.decode("latin-1").encode("utf-8") if damaged else content
+    seen_as = [name.encode("utf-8").decode("latin-1") if damaged else name for name in names]
     misfits: dict[int, RowProblem] = {}
 
     def skip(row: pa.csv.InvalidRow) -> str:
@@ -147,7 +151,7 @@ def _read_csv(path: Path) -> Numbered:
         pa.csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK),
         pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
         # as bytes, decoded cell by cell below, so that one that is not UTF-8 can be named
-        pa.csv.ConvertOptions(column_types={name: pa.binary() for name in names}, check_utf8=False),
+        pa.csv.ConvertOptions(column_types={name: pa.binary() for name in seen_as}, check_utf8=False),
     )
     number = 1
     cells: list[bytes] = []
@@ -158,7 +162,9 @@ def _read_csv(path: Path) -> Numbered:
                 number += 1
             cells = list(row.values())
             if cells != [SENTINEL] * len(names):
-                yield (number, *_decoded({column: cell or None for column, cell in row.items()}))  # empty: missing
+                cells = [cell.decode("utf-8").encode("latin-1") for cell in cells] if damaged else cells
+                values = {name: cell or None for name, cell in zip(names, cells, strict=True)}  # empty: missing
+                yield (number, *_decoded(values))
             number += 1
     if cells != [SENTINEL] * len(names):
         raise MalformedInputError(f"{path}: a quote that opens in row {number} is never closed. Close or double it.")

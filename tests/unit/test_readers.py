@@ -169,6 +169,15 @@ def test_csv_rows_with_too_few_or_too_many_cells(tmp_path):
     assert "has 3 cells, but the first line names 2 columns" in rows[2].problem.reason
 
 
+def test_csv_row_that_is_neither_utf8_nor_of_the_right_length(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"\xc3\xa4,b\n\xff\n\xc3\xa9,7\n\xe9,z\n")
+    misfit, good, bad = read(path)
+    assert misfit.problem.cause == "wrong_cell_count"
+    assert good == (f"{path} row 2", "d.csv:2", {"ä": "é", "b": "7"}, None)
+    assert (bad.problem.cause, bad.problem.column) == ("not_utf8", "ä")
+
+
 def test_csv_cells_are_texts_whatever_they_look_like(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("a,b,c,d\n007,true,2020-01-01,NaN\n")

@@ -34,7 +34,7 @@ def load(run_config: Config) -> Results:
     remedy = f"Run `make all CONFIG=...` for run {run_config.run}: the report needs every earlier stage."
     objects = {name: Fields(artifacts.read_json(folder / f"{name}.json", remedy), f"{name}.json") for name in OBJECTS}
     rows = {
-        name: [Fields(row, f"{file}:{number}") for number, row in artifacts.numbered_jsonl(folder / file, remedy)]
+        name: [Fields(row, f"{file}:{n}") for n, row in enumerate(artifacts.read_jsonl(folder / file, remedy), start=1)]
         for name, file in ROWS.items()
     }
     records = {

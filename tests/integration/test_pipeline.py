@@ -5,11 +5,14 @@ import math
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import load_from_disk
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF
 from transformers import AutoModelForCausalLM
 
 from lorabundle.artifacts import sha256_file
@@ -74,7 +77,7 @@ def test_each_stage_leaves_exactly_its_files(project):
             *(f"adapter/{name}" for name in adapter.split()),
             *(f"checkpoints/checkpoint-{step}/{name}" for step in (2, 4) for name in checkpoint),
         ),
-        "evaluate": of_run("evaluate", "metrics.json"),
+        "evaluate": of_run("evaluate", "examples.jsonl", "metrics.json"),
         "sample": of_run("sample", "samples.jsonl"),
         "report": of_run("report")
         | {"reports/results.md", "reports/results.html"}
@@ -201,8 +204,32 @@ def test_report_shows_the_metrics(project):
 def test_samples_are_of_test_prompts(project):
     test = load_from_disk(project.folder / "data/processed/test")
     samples = [json.loads(line) for line in (project.run / "samples.jsonl").read_text().splitlines()]
-    assert [sample["id"] for sample in samples] == test["id"][:2]
+    assert [sample["id"] for sample in samples if sample["picked"] == "first"] == test["id"][:2]
+    assert {sample["id"] for sample in samples} <= set(test["id"])
     assert all(sample["base"] and sample["finetuned"] for sample in samples)
+
+
+def test_every_aggregate_follows_from_the_examples(project):
+    """With arithmetic of the test's own, from the file as a reviewer finds it."""
+    rows = [json.loads(line) for line in (project.run / "examples.jsonl").read_text().splitlines()]
+    metrics = json.loads((project.run / "metrics.json").read_text())
+    tokens = sum(row["tokens"] for row in rows)
+    references = [row["reference"] for row in rows]
+    for name, model in metrics["models"].items():
+        texts = [row[name]["text"] for row in rows]
+        scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+        rouge = [scorer.score(*pair) for pair in zip(references, texts, strict=True)]
+        assert model["loss"] == pytest.approx(sum(row[name]["nats"] for row in rows) / tokens)
+        assert model["token_accuracy"] == pytest.approx(sum(row[name]["correct"] for row in rows) / tokens)
+        assert model["rouge1"] == pytest.approx(sum(score["rouge1"].fmeasure for score in rouge) / len(rows))
+        assert model["rougeL"] == pytest.approx(sum(score["rougeL"].fmeasure for score in rouge) / len(rows))
+        assert model["bleu"] == pytest.approx(BLEU().corpus_score(texts, [references]).score)
+        assert model["chrf"] == pytest.approx(CHRF().corpus_score(texts, [references]).score)
+        assert model["exact_match"] == sum(map(str.__eq__, texts, references)) / len(rows)
+        assert model["stop_rate"] == sum(row[name]["stopped"] for row in rows) / len(rows)
+    better = sum(row["finetuned"]["nats"] < row["base"]["nats"] for row in rows)
+    assert metrics["sign_test"]["improved"] == better
+    assert {kind: values["examples"] for kind, values in metrics["kinds"].items()} == Counter(r["kind"] for r in rows)
 
 
 def test_model_card_has_no_placeholder(project):

@@ -83,7 +83,9 @@ def test_file_is_no_hub_dataset(workspace, source):
 
 @pytest.mark.parametrize("source", ["mine.txt", "a/b/c", "docstring"])
 def test_source_of_no_known_kind(workspace, source):
-    with pytest.raises(ConfigError, match=r"data\.source must be docstrings or reasoning_gym, a file that ends in one of \.parquet"):
+    with pytest.raises(
+        ConfigError, match=r"data\.source must be docstrings or reasoning_gym, a file that ends in one of \.parquet"
+    ):
         load_config(Path("config/smoke.yaml"), ["data.packages=[]", f"data.source={source}"])
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 
@@ -20,8 +21,10 @@ STUB = """#!/bin/bash
 set -eu
 if [ "$1" = --engine ]; then echo venv; exit; fi
 stage=${3#lorabundle.}
+if [ "$stage" = seeds ]; then echo "seeds ${*:4}" >> ran; exit; fi
 config=$5
 run=$(sed -n 's/^run: *\\([^ ]*\\).*/\\1/p' "$config")
+for argument in "$@"; do case $argument in run=*) run=${argument#run=} ;; esac; done
 out=outputs/$run
 if [ "$stage" = config ]; then
     PYTHONPATH=src exec @PYTHON@ -m lorabundle.config "${@:4}"
@@ -125,6 +128,15 @@ def test_changing_a_setting_reruns_what_reads_it(project, setting, expected):
     age(*Path().rglob("*"))
     assert make("all", f"SET={setting}") == expected
     assert make("all", f"SET={setting}") == []
+
+
+def test_seeds_train_and_evaluate_a_run_each(project):
+    ran = make("seeds", "SEEDS=3 4", "SET=lora.r=2 run=mine seed=9")
+    through_evaluation = STAGES[:4]
+    assert ran == [*through_evaluation, *through_evaluation, "seeds", "outputs/mine-seed-3", "outputs/mine-seed-4"]
+    for seed in (3, 4):
+        settings = yaml.safe_load(Path(f"outputs/mine-seed-{seed}/config.yaml").read_text())
+        assert (settings["run"], settings["seed"], settings["lora"]["r"]) == (f"mine-seed-{seed}", seed, 2)
 
 
 def test_comment_in_the_config_only_goes_into_the_submission(project):

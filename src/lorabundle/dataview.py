@@ -104,17 +104,26 @@ def duplicates(found: Fields) -> list[Block]:
     header: list[Line] = ["Pairs", *(f"{column.capitalize()}: {degree}" for column in COLUMNS for degree in DEGREES)]
     threshold = found.number("threshold", "{:g}")
     caption = f"Pairs of texts that are equal, or near: similar by {threshold} or more"
-    across = sum(after.part("across").part(column)[degree] for column in COLUMNS for degree in DEGREES)
+    across = {column: sum(after.part("across").part(column)[degree] for degree in DEGREES) for column in COLUMNS}
     return [Table(caption, MANIFEST, header, rows), *remaining(found["remaining"], across)]
 
 
-def remaining(pairs: list[Fields], across: int) -> list[Block]:
-    """The warning about pairs that lie in two splits, which name what the test split may give away."""
-    if not across and not pairs:
+def remaining(pairs: list[Fields], across: dict[str, int]) -> list[Block]:
+    """The warning about pairs that lie in two splits, which name what the test split may give away.
+
+    Args:
+        pairs: those that the manifest names.
+        across: number of all pairs, by column.
+    """
+    total = max(sum(across.values()), len(pairs))
+    if not total:
         return [Paragraph("No pair of equal or near texts lies in two splits.")]
-    total = max(across, len(pairs))
     pairs_lie = "1 pair of equal or near texts lies" if total == 1 else f"{total:,} pairs of equal or near texts lie"
     warning = [Strong("Warning:"), f" {pairs_lie} in two splits, which can flatter the scores."]
+    if not across["prompt"]:
+        warning.append(
+            " All are completions, each to other prompts. Numbers and labels recur in any dataset; longer answers should not."
+        )
     if not pairs:
         return [Paragraph(warning)]
     rows: list[list[Line]] = []

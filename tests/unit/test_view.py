@@ -180,6 +180,15 @@ def test_pairs_beyond_those_named_are_counted(manifest):
     assert named.caption == "Pairs that lie in two splits (1 of 24)"
 
 
+def test_answers_that_recur_are_told_from_questions_that_do(manifest):
+    across = manifest["duplicates"]["after"]["across"]
+    across["completion"] = {"exact": 23, "near": 0}
+    assert "All are completions" not in plain(duplicates(manifest)[1].line)
+    across["prompt"] = {"exact": 0, "near": 0}
+    assert "23 pairs" in plain(duplicates(manifest)[1].line)
+    assert "All are completions" in plain(duplicates(manifest)[1].line)
+
+
 def test_no_remaining_pair_is_said_too(manifest):
     manifest["duplicates"] |= {"remaining": []}
     manifest["duplicates"]["after"]["across"]["prompt"]["near"] = 0

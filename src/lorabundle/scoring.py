@@ -4,9 +4,6 @@ Loss is always total nats over all response tokens divided by their number, so i
 What all rows start with (a template's system prompt, say) goes through the model once; `make bench` measures the speed.
 """
 
-import copy
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +12,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorabundle.prompts import IGNORE_INDEX, end_of_turn_id
 
-BATCH_TOKENS = 768  # of a scoring pass, padding included: larger ones were slower on a CPU, because they pad more
-HEAD_POSITIONS = 1024  # rows of logits held at once: 1024 x 49,152 x 4 bytes = 200 MB
+# In one forward pass, padding included: passes of 1,024 and 1,536 were slower, because they pad more
+BATCH_TOKENS = 768
 
 
 @dataclass(frozen=True)
@@ -41,49 +38,49 @@ def mean_loss(scores: list[Score]) -> float:
     return sum(score.nats for score in scores) / sum(score.tokens for score in scores)
 
 
-def _batches_by_length(lengths: list[int], batch_size: int, tokens: int | None = None) -> Iterator[list[int]]:
+def _batches_by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
     """Indices in batches of similar length, the longest first, so that running out of memory shows at once.
 
-    A batch has at most `batch_size` rows and, if `tokens` is given and one row is not longer, so many padded tokens.
+    A batch has at most `batch_size` rows and, unless it is a single row, at most `BATCH_TOKENS` tokens with its padding.
     """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    order, batches = sorted(range(len(lengths)), key=lambda index: -lengths[index]), []
     while order:
-        fitting = max(1, tokens // max(1, lengths[order[0]])) if tokens else batch_size
-        size = min(batch_size, fitting)
-        yield order[:size]
-        order = order[size:]
+        size = max(1, min(batch_size, BATCH_TOKENS // lengths[order[0]]))
+        batches, order = [*batches, order[:size]], order[size:]
+    return batches
 
 
-def _pad(sequences: list[list[int]], value: int, left: bool = False) -> torch.Tensor:
-    """Integer sequences as a tensor (len(sequences), longest), filled with `value` on one side."""
-    rows = [torch.tensor(sequence) for sequence in sequences]
-    side = "left" if left else "right"
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+def _pad(sequences: list[list[int]], value: int) -> torch.Tensor:
+    """Integer sequences as a tensor (len(sequences), longest), filled with `value` on the right."""
+    return torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, sequences)), batch_first=True, padding_value=value)
 
 
-class _Prefix:
-    """What all sequences start with, and its keys and values, computed once."""
+class _SharedStart:
+    """The tokens that all sequences start with, which go through the model once."""
 
     def __init__(self, base: PreTrainedModel, sequences: list[list[int]]):
-        """Leave at least one token of each sequence, whose hidden state somebody wants."""
-        common = len(os.path.commonprefix(sequences))
-        self.length = min([common, *(len(sequence) - 1 for sequence in sequences)])
-        self.cache = DynamicCache(config=base.config)
+        """Compute its keys and values; one token at least of each sequence is left out, for its hidden state is wanted."""
+        shortest = min(len(sequence) for sequence in sequences)
+        differing = (place for place in range(shortest - 1) if len({sequence[place] for sequence in sequences}) > 1)
+        self.length = next(differing, shortest - 1)
+        self.base = base
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
         if self.length:
-            shared = torch.tensor([sequences[0][: self.length]])
-            base.model(input_ids=shared, past_key_values=self.cache, use_cache=True)
+            cache = DynamicCache()
+            base.model(input_ids=torch.tensor([sequences[0][: self.length]]), past_key_values=cache, use_cache=True)
+            self.layers = [(layer.keys, layer.values) for layer in cache.layers]
 
-    def for_rows(self, count: int) -> DynamicCache:
-        """A cache of its own for a batch of `count` rows."""
-        cache = copy.deepcopy(self.cache)
-        if self.length:
-            cache.batch_repeat_interleave(count)
-        return cache
-
-    def mask(self, lengths: list[int], left: bool = False) -> torch.Tensor:
-        """Attention mask of a batch whose sequences have these lengths, the prefix included."""
-        own = _pad([[1] * (length - self.length) for length in lengths], value=0, left=left)
-        return torch.cat([own.new_ones(len(lengths), self.length), own], dim=1)
+    def forward(self, sequences: list[list[int]]) -> tuple[torch.Tensor, DynamicCache]:
+        """Hidden states of what follows the shared start, padded on the right, and the keys and values of all."""
+        shape = len(sequences), -1, -1, -1
+        cache = DynamicCache([(keys.expand(shape), values.expand(shape)) for keys, values in self.layers])
+        output = self.base.model(
+            input_ids=_pad([sequence[self.length :] for sequence in sequences], value=0),
+            attention_mask=_pad([[1] * len(sequence) for sequence in sequences], value=0),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state, cache
 
 
 @torch.no_grad()
@@ -94,34 +91,24 @@ def score_responses(model: PreTrainedModel | PeftModel, rows: list[dict], batch_
 
     Args:
         model: a causal language model, with or without an adapter, in evaluation mode.
-        rows: {"input_ids", "labels"}; a label of -100 is not scored.
-        batch_size: rows in one forward pass, at most; long rows go in smaller batches.
+        rows: {"input_ids", "labels"}; a label of -100 is not scored, and at least one is another.
+        batch_size: rows in one forward pass, at most: long rows go in smaller batches.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     inputs = [row["input_ids"][:-1] for row in rows]  # the last token predicts nothing
     targets = [row["labels"][1:] for row in rows]  # the token at t is predicted from the hidden state at t - 1
-    unscored = [next(t for t, label in enumerate(target) if label != IGNORE_INDEX) for target in targets]
-    prefix = _Prefix(base, [ids[: first + 1] for ids, first in zip(inputs, unscored, strict=True)])
+    first_scored = [next(t for t, label in enumerate(target) if label != IGNORE_INDEX) for target in targets]
+    start = _SharedStart(base, [ids[: first + 1] for ids, first in zip(inputs, first_scored, strict=True)])
     scores: list[Score | None] = [None] * len(rows)
-    for batch in _batches_by_length([len(ids) - prefix.length for ids in inputs], batch_size, BATCH_TOKENS):
-        hidden = base.model(
-            input_ids=_pad([inputs[index][prefix.length :] for index in batch], value=0),
-            attention_mask=prefix.mask([len(inputs[index]) for index in batch]),
-            past_key_values=prefix.for_rows(len(batch)),
-            use_cache=True,
-        ).last_hidden_state
-        labels = _pad([targets[index][prefix.length :] for index in batch], value=IGNORE_INDEX)
+    for batch in _batches_by_length([len(ids) - start.length for ids in inputs], batch_size):
+        hidden, _ = start.forward([inputs[index] for index in batch])
+        labels = _pad([targets[index][start.length :] for index in batch], value=IGNORE_INDEX)
         scored = labels != IGNORE_INDEX
-        nats, correct = [], []
-        for states, target in zip(
-            hidden[scored].split(HEAD_POSITIONS), labels[scored].split(HEAD_POSITIONS), strict=True
-        ):
-            logits = base.lm_head(states).float()
-            nats.append(torch.nn.functional.cross_entropy(logits, target, reduction="none"))
-            correct.append(logits.argmax(dim=-1) == target)
+        logits = base.lm_head(hidden[scored]).float()
+        nats = torch.nn.functional.cross_entropy(logits, labels[scored], reduction="none")
+        correct = logits.argmax(dim=-1) == labels[scored]
         tokens = scored.sum(dim=1).tolist()
-        per_row = zip(batch, torch.cat(nats).split(tokens), torch.cat(correct).split(tokens), strict=True)
-        for index, row_nats, row_correct in per_row:
+        for index, row_nats, row_correct in zip(batch, nats.split(tokens), correct.split(tokens), strict=True):
             scores[index] = Score(row_nats.double().sum().item(), len(row_nats), int(row_correct.sum()))
     return scores
 
@@ -145,44 +132,67 @@ def generate(
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     stop = end_of_turn_id(tokenizer)
-    prefix = _Prefix(base, prompts)
-    generations: list[Generation | None] = [None] * len(prompts)
-    for batch in _batches_by_length([len(prompt) for prompt in prompts], batch_size):
-        answers = _continue(base, [prompts[index] for index in batch], prefix, stop, max_new_tokens)
-        for index, new_ids in zip(batch, answers, strict=True):
-            stopped = new_ids[-1] == stop
-            kept = new_ids[:-1] if stopped else new_ids
-            generations[index] = Generation(tokenizer.decode(kept, skip_special_tokens=True).strip(), stopped)
+    generations = []
+    for new_ids in _continue(base, prompts, stop, max_new_tokens, batch_size):
+        stopped = new_ids[-1] == stop
+        kept = new_ids[:-1] if stopped else new_ids
+        generations.append(Generation(tokenizer.decode(kept, skip_special_tokens=True).strip(), stopped))
     return generations
 
 
 def _continue(
-    base: PreTrainedModel, prompts: list[list[int]], prefix: _Prefix, stop: int, max_new_tokens: int
+    base: PreTrainedModel, prompts: list[list[int]], stop: int, max_new_tokens: int, batch_size: int
 ) -> list[list[int]]:
     """Each prompt's greedy continuation, up to and including `stop`.
 
-    Rows leave the batch as they finish. (transformers' `generate` decodes all rows until the last one stops, and its
-    continuous batching, made for GPUs, was three times slower on a CPU.)
+    A row that has finished leaves the batch, and waiting prompts take the free places. (transformers' `generate` decodes
+    all rows until the last one stops; its continuous batching, made for GPUs, took three times as long on a CPU.)
     """
+    start = _SharedStart(base, prompts)
     answers: list[list[int]] = [[] for _ in prompts]
-    going = torch.arange(len(prompts))
-    input_ids = _pad([prompt[prefix.length :] for prompt in prompts], value=stop, left=True)
-    mask = prefix.mask([len(prompt) for prompt in prompts], left=True)
-    position_ids = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, prefix.length :]
-    cache = prefix.for_rows(len(prompts))
-    for _ in range(max_new_tokens):
-        hidden = base.model(
-            input_ids=input_ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        tokens = base.lm_head(hidden[:, -1]).float().argmax(dim=-1)
-        for row, token in zip(going.tolist(), tokens.tolist(), strict=True):
-            answers[row].append(token)
-        kept = (tokens != stop).nonzero().flatten()
-        if not len(kept):
-            break
-        if len(kept) < len(tokens):
+    waiting = _batches_by_length([len(prompt) - start.length for prompt in prompts], max(1, batch_size // 4))
+    going: list[int] = []  # the prompts being continued: the rows of the cache, which is padded on the left
+    held = torch.tensor([], dtype=torch.long)  # how many tokens it holds of each
+    cache = DynamicCache()
+    while waiting or going:
+        if waiting and len(going) + len(waiting[0]) <= batch_size:
+            latest = waiting.pop(0)
+            lengths = torch.tensor([len(prompts[index]) for index in latest])
+            hidden, coming = start.forward([prompts[index] for index in latest])
+            states = hidden[torch.arange(len(latest)), lengths - start.length - 1]
+            cache = _join([(cache, [slice(-n, None) for n in held]), (coming, [slice(n) for n in lengths])])
+            going, held = going + latest, torch.cat([held, lengths])
+        else:
+            latest, width = going, cache.get_seq_length()
+            states = base.model(
+                input_ids=torch.tensor([answers[index][-1:] for index in going]),
+                attention_mask=(torch.arange(width + 1) >= width - held[:, None]).long(),
+                position_ids=held[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            held = held + 1
+        for index, token in zip(latest, base.lm_head(states).float().argmax(dim=-1).tolist(), strict=True):
+            answers[index].append(token)
+        done = [answers[index][-1] == stop or len(answers[index]) == max_new_tokens for index in going]
+        if any(done):
+            kept = torch.tensor(done).logical_not().nonzero().flatten()
             cache.batch_select_indices(kept)
-        going, mask = going[kept], mask[kept]
-        input_ids, position_ids = tokens[kept, None], position_ids[kept, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(kept), 1)], dim=1)
+            going, held = [going[row] for row in kept], held[kept]
     return answers
+
+
+def _join(parts: list[tuple[DynamicCache, list[slice]]]) -> DynamicCache:
+    """One cache of the rows of all parts, padded on the left; the slices say where each row's tokens are."""
+    parts = [(cache, places) for cache, places in parts if places]
+
+    def stack(tensors: list[torch.Tensor]) -> torch.Tensor:
+        places = [place for _, part in parts for place in part]
+        rows = [row[:, place] for row, place in zip((row for t in tensors for row in t), places, strict=True)]
+        width = max(row.shape[1] for row in rows)
+        return torch.stack([torch.nn.functional.pad(row, (0, 0, width - row.shape[1], 0)) for row in rows])
+
+    layers = zip(*(cache.layers for cache, _ in parts), strict=True)
+    return DynamicCache(
+        [(stack([part.keys for part in same]), stack([part.values for part in same])) for same in layers]
+    )

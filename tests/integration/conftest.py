@@ -1,7 +1,8 @@
-"""Projects to run real stages in: one with the default model, one with a tiny local model that trains in seconds."""
+"""Projects to run real stages in: the whole smoke run on the default model, and a tiny local model that trains in seconds."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from lorabundle.config import Config, load_config
 from tests.conftest import ROOT, WORDS, word_tokenizer
 
 Stage = Callable[..., subprocess.CompletedProcess]
+STAGES = ["fetch", "preprocess", "train", "evaluate", "sample", "report", "archive"]
 
 
 def run_stage(stage: str, *overrides: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
@@ -31,6 +33,28 @@ def fetched() -> Path:
     model = ROOT / "data/models/smollm2-135m-phi3"
     assert (model / "provenance.json").is_file(), "the default model is missing: run the tests with `make test`"
     return model
+
+
+def files(folder: Path) -> set[str]:
+    """Paths of all files below a folder, relative to it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, fetched):
+    """A project in which the whole smoke run has been run; `.new` maps each stage to the files it added."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("config", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
+    for name in ("data/raw/wheels", "data/models"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(ROOT / name)
+    before, new, output = files(folder), {}, {}
+    for stage in STAGES:
+        output[stage] = run_stage(stage, cwd=folder).stdout
+        new[stage] = files(folder) - before
+        before = files(folder)
+    return type("Project", (), {"folder": folder, "new": new, "output": output, "run": folder / "outputs/smoke"})
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ SET ?=
 ENGINE ?= auto
 BASE ?= auto
 THREADS ?=
+QUICK ?=
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
@@ -208,6 +209,11 @@ test: export ENGINE = venv
 test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest
+
+## bench: measure the speed of scoring and generation beside the stock libraries (QUICK=1: about two minutes)
+.PHONY: bench
+bench: $(STAGES)/preprocess.json
+	docker/run.sh python -m tests.bench.bench_evaluation --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)
 
 ## lint: check style and formatting
 .PHONY: lint

@@ -13,6 +13,7 @@ ENGINE ?= auto
 BASE ?= auto
 THREADS ?=
 SEEDS ?= 0 1 2
+QUICK ?=
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
@@ -231,6 +232,11 @@ test: $(DEV)
 test-browser: export ENGINE = venv
 test-browser: $(DEV)
 	docker/run.sh python -m pytest tests/browser
+
+## bench: measure the speed of scoring and generation beside the stock libraries (QUICK=1: about two minutes)
+.PHONY: bench
+bench: $(STAGES)/preprocess.json
+	docker/run.sh python -m tests.bench.bench_evaluation --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)
 
 ## lint: check style and formatting
 .PHONY: lint

@@ -210,7 +210,7 @@ test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest
 
-## bench: measure the speed of scoring and generation beside the stock libraries (QUICK=1: about two minutes)
+## bench: measure the speed of scoring and generation beside the stock libraries (QUICK=1: fewer rows)
 .PHONY: bench
 bench: $(STAGES)/preprocess.json
 	docker/run.sh python -m tests.bench.bench_evaluation --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)

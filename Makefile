@@ -233,7 +233,7 @@ test-browser: export ENGINE = venv
 test-browser: $(DEV)
 	docker/run.sh python -m pytest tests/browser
 
-## bench: measure the speed of scoring and generation beside the stock libraries (QUICK=1: about two minutes)
+## bench: measure the speed of scoring and generation beside the stock libraries (QUICK=1: fewer rows)
 .PHONY: bench
 bench: $(STAGES)/preprocess.json
 	docker/run.sh python -m tests.bench.bench_evaluation --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)

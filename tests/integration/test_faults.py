@@ -173,7 +173,7 @@ def learn(folder: Path, rows: list[dict]) -> None:
         for name, value in (("input_ids", tokenizer.pad_token_id), ("labels", IGNORE))
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(20):
+    for _ in range(14):
         model(input_ids=input_ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -184,9 +184,7 @@ def learn(folder: Path, rows: list[dict]) -> None:
 def trained(tiny_project: Path, tiny_config) -> Config:
     """The tiny project on a base that has learnt a little, with its training done and recorded."""
     learn(Path("tiny"), artifacts.read_jsonl(Path("data.jsonl"), ""))
-    run_config = tiny_config(
-        "train.max_steps=40", "train.eval_steps=40", "train.save_steps=40", "train.learning_rate=1e-2"
-    )
+    run_config = tiny_config("train.max_steps=40", "train.eval_steps=40", "train.save_steps=40")
     fetch.run(run_config)
     preprocess.run(run_config)
     files = train.run(run_config)

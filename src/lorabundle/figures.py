@@ -91,11 +91,8 @@ def change_histogram(changes: list[float], sign_test: Fields) -> Drawing:
         axes.hist(parts, bins=bin_edges(changes), stacked=True, color=[BLUE, GREY, RED], edgecolor="none", rwidth=0.9)
         axes.axvline(0, color=BLACK, linewidth=1)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(y=0.18)  # room for the counts
-        for key, colour, side, place in (("improved", BLUE, "left", 0.02), ("worsened", RED, "right", 0.98)):
-            count = sign_test.number(key, f"{{:,}} {key}")
-            where = {"transform": axes.transAxes, "horizontalalignment": side, "verticalalignment": "top"}
-            axes.text(place, 0.99, count, color=colour, fontweight="bold", **where)
+        for key, colour, side in (("improved", BLUE, "left"), ("worsened", RED, "right")):
+            axes.set_title(sign_test.number(key, f"{{:,}} {key}"), loc=side, color=colour, fontweight="bold", fontsize=11)
         axes.set_xlabel("change of an example's loss (nats per token)")
         axes.set_ylabel("test examples")
 

@@ -10,6 +10,7 @@ Run as: python -m lorabundle.evaluate --config config/default.yaml
 import logging
 import math
 import sys
+from collections import Counter, defaultdict
 
 from datasets import load_from_disk
 
@@ -114,6 +115,19 @@ def reference(row: dict) -> str:
     return row["completion"][0]["content"]
 
 
+def majority_answers(train_rows: list[dict], rows: list[dict]) -> list[str]:
+    """For each row, the answer that is most frequent among the training rows of its kind; "" for a kind that has none.
+
+    Always giving it takes no model, and can look like skill: of numbers up to 50, most pairs have 1 or 2 as their greatest
+    common divisor.
+    """
+    answers: dict[str, Counter] = defaultdict(Counter)
+    for row in train_rows:
+        answers[row["kind"]][reference(row)] += 1
+    most_frequent = {kind: min(counts, key=lambda text: (-counts[text], text)) for kind, counts in answers.items()}
+    return [most_frequent.get(row["kind"], "") for row in rows]
+
+
 def baselines_of(train_rows: list[dict], test_rows: list[dict], vocab_size: int) -> dict:
     """What no model is needed for, over the test's response tokens: the `baselines` of metrics.json."""
 
@@ -128,7 +142,7 @@ def run(run_config: Config) -> Artifacts:
     """Evaluate both models and the two baselines."""
     manifest = check_splits(run_config)
     check_adapter_is_of_base(run_config)
-    train_rows = load_from_disk(config.PROCESSED / "train").select_columns("labels").to_list()
+    train_rows = load_from_disk(config.PROCESSED / "train").select_columns(["kind", "completion", "labels"]).to_list()
     rows = load_from_disk(config.PROCESSED / "test").to_list()
     tokenizer = modeling.load_tokenizer(run_config.model_dir)
     model = modeling.load_base(run_config)
@@ -157,6 +171,11 @@ def run(run_config: Config) -> Artifacts:
         example = {key: row[key] for key in ("id", "group", "kind", "prompt")} | {"reference": reference(row)}
         example["tokens"] = scores["base"][index].tokens
         examples.append(example | {name: answers[index] for name, answers in results.items()})
+    if run_config.data.source == reasoning.SOURCE:
+        answers = majority_answers(train_rows, rows)
+        marks = reasoning.verify([row["id"] for row in rows], answers, run_config.data.tasks)
+        for example, text, mark in zip(examples, answers, marks, strict=True):
+            example["majority"] = {"text": text, "score": mark}
     summary = summarise(examples, run_config.seed)
     for name, values in summary["models"].items():
         log.info(

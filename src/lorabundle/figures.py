@@ -92,7 +92,9 @@ def change_histogram(changes: list[float], sign_test: Fields) -> Drawing:
         axes.axvline(0, color=BLACK, linewidth=1)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         for key, colour, side in (("improved", BLUE, "left"), ("worsened", RED, "right")):
-            axes.set_title(sign_test.number(key, f"{{:,}} {key}"), loc=side, color=colour, fontweight="bold", fontsize=11)
+            axes.set_title(
+                sign_test.number(key, f"{{:,}} {key}"), loc=side, color=colour, fontweight="bold", fontsize=11
+            )
         axes.set_xlabel("change of an example's loss (nats per token)")
         axes.set_ylabel("test examples")
 

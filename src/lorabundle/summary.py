@@ -10,7 +10,7 @@ KIND_KEYS = ("loss", "tokens", "examples", "token_accuracy", "rougeL", "exact_ma
 
 
 def summarise(examples: list[dict], seed: int) -> dict:
-    """The keys models, delta, bootstrap, sign_test and kinds of metrics.json.
+    """The keys models, delta, bootstrap, sign_test, kinds and, for tasks with right answers, majority of metrics.json.
 
     Args:
         examples: rows of examples.jsonl.
@@ -23,8 +23,9 @@ def summarise(examples: list[dict], seed: int) -> dict:
         models = {name: model_summary(members, name) for name in MODELS}
         kept = {name: {key: value for key, value in m.items() if key in KIND_KEYS} for name, m in models.items()}
         delta = {"loss": _difference(members, seed, "nats", "tokens")}
-        kinds[kind] = {"examples": len(members), "models": kept, "delta": delta}
+        kinds[kind] = {"examples": len(members), "models": kept, "delta": delta, **_majority(members)}
     return {
+        **_majority(examples),
         "models": {name: model_summary(examples, name) for name in MODELS},
         "delta": {
             "loss": _difference(examples, seed, "nats", "tokens"),
@@ -60,10 +61,17 @@ def model_summary(examples: list[dict], name: str) -> dict:
         "stop_rate": mean("stopped"),
         "repetition_rate": mean("repetition_rate"),
     }
-    verified = [example[name]["score"] for example in examples if "score" in example[name]]
-    if verified:  # the verifiers give part of a point for part of an answer; only a right answer counts here
-        result["accuracy"] = intervals.accuracy(sum(score == 1.0 for score in verified), len(verified))
-    return result
+    return result | ({"accuracy": _accuracy(examples, name)} if "score" in examples[0][name] else {})
+
+
+def _majority(examples: list[dict]) -> dict[str, dict]:
+    """Right answers of always giving the training split's most frequent one, where there are right answers."""
+    return {"majority": _accuracy(examples, "majority")} if "majority" in examples[0] else {}
+
+
+def _accuracy(examples: list[dict], name: str) -> dict:
+    """The verifiers give part of a point for part of an answer; only a right answer counts here."""
+    return intervals.accuracy(sum(score == 1.0 for score in _values(examples, name, "score")), len(examples))
 
 
 def _values(examples: list[dict], name: str, key: str) -> list:

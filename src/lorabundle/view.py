@@ -262,24 +262,23 @@ def by_kind(metrics: Fields) -> list[Table]:
 
 def accuracy_table(metrics: Fields) -> Table:
     """Right answers of both models, over all and by kind."""
-    scored = {"all": metrics.part("models")}
-    scored |= {
-        kind: values.part("models")
-        for kind, values in metrics.part("kinds").items()
-        if has_accuracy(values.part("models"))
-    }
+    scored: list[tuple[Line, Fields]] = [("all", metrics)]
+    scored += [(Code(kind), values) for kind, values in metrics.part("kinds").items()]
     rows: list[list[Line]] = []
-    for kind, models in scored.items():
-        row: list[Line] = ["all" if models is scored["all"] else Code(kind)]
-        for key in MODELS:
-            values = models.part(key).part("accuracy")
+    for label, part in scored:
+        row: list[Line] = [label]
+        for values in (part.part("majority"), *(part.part("models").part(key).part("accuracy") for key in MODELS)):
             row.append(f"{values.number('correct', '{:,}')} of {values.number('examples', '{:,}')}")
             row += [values.number("rate", "{:.1%}"), values.interval("ci95", "{:.1%}")]
         rows.append(row)
     header: list[Line] = ["Kind"]
-    for label in MODELS.values():
-        header += [f"{label}: right", "Accuracy", "95 % interval"]
-    return Table("Right answers by kind, with 95 % intervals (Wilson)", "metrics.json", header, rows)
+    for name in ("Most frequent answer", *MODELS.values()):
+        header += [f"{name}: right", "Accuracy", "95 % interval"]
+    caption = (
+        "Right answers by kind, with 95 % intervals (Wilson). Most frequent answer: always giving the one that is most frequent "
+        "among the kind's training answers, which takes no model"
+    )
+    return Table(caption, "metrics.json", header, rows)
 
 
 def figures(metrics: Fields, manifest: Fields, journal: list[Fields]) -> Figures:

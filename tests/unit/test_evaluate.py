@@ -7,6 +7,7 @@ import pytest
 from lorabundle import evaluate
 from lorabundle.artifacts import hash_paths, write_json
 from lorabundle.errors import AdapterError, ImplausibleLossError, MissingInputError
+from tests.conftest import ask
 
 VOCABULARY = 32_064
 BASELINES = {"uniform": {"loss": math.log(VOCABULARY)}, "unigram": {"loss": 6.4}}
@@ -63,6 +64,16 @@ def test_adapter_or_base_other_than_in_training_is_refused(smoke, changed):
     (folders[changed] / "weights.safetensors").write_bytes(b"other")
     with pytest.raises(AdapterError, match=f"weights.safetensors is not the {changed} of the training"):
         evaluate.check_adapter_is_of_base(smoke)
+
+
+def test_most_frequent_answer_is_that_of_the_kind_in_training():
+    """Twice 1 and once 2 for `gcd`; `sum` has a tie, which the smaller text wins; of `new` training had nothing."""
+    train = [
+        ask("", answer, kind=kind)
+        for kind, answer in [("gcd", "2"), ("gcd", "1"), ("gcd", "1"), ("sum", "9"), ("sum", "3")]
+    ]
+    test = [ask("", "2", kind=kind) for kind in ("sum", "gcd", "new")]
+    assert evaluate.majority_answers(train, test) == ["3", "1", ""]
 
 
 def test_baselines_are_of_the_test_responses():

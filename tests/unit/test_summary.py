@@ -67,13 +67,18 @@ def test_only_a_full_mark_counts_as_right():
         example("x", tokens, answer(1.0, 0, score=0.05), answer(1.0, 0, score=mark))
         for tokens, mark in [(1, 1.0), (2, 0.9)]
     ]
-    models = summarise(rows, seed=0)["models"]
+    rows[0]["majority"], rows[1]["majority"] = {"score": 1.0}, {"score": 1.0}
+    summary = summarise(rows, seed=0)
+    models = summary["models"]
+    assert summary["majority"]["correct"] == summary["kinds"]["x"]["majority"]["correct"] == 2
     assert models["base"]["accuracy"]["rate"] == 0.0
     assert (models["finetuned"]["accuracy"]["correct"], models["finetuned"]["accuracy"]["examples"]) == (1, 2)
 
 
 def test_without_verifier_there_is_no_accuracy():
-    assert "accuracy" not in summarise(EXAMPLES, seed=0)["models"]["base"]
+    summary = summarise(EXAMPLES, seed=0)
+    assert "accuracy" not in summary["models"]["base"]
+    assert "majority" not in summary
 
 
 def test_reading_the_rows_back_gives_the_same_aggregates():

@@ -87,11 +87,12 @@ def test_kinds(metrics):
 
 
 def with_accuracy(metrics: dict) -> Fields:
-    """Base 1 and fine-tuned 2 of 4 right; Wilson's intervals as on paper. Only the kind `word` has a verifier."""
-    for model, correct, interval in (("base", 1, [0.0456, 0.6994]), ("finetuned", 2, [0.15, 0.85])):
-        right = {"correct": correct, "examples": 4, "rate": correct / 4, "ci95": interval}
-        metrics["models"][model]["accuracy"] = right
-        metrics["kinds"]["word"]["models"][model]["accuracy"] = right | {"examples": 3}
+    """Base 1 and fine-tuned 2 of 4 right, 1 by the most frequent answer; Wilson's intervals as on paper."""
+    one = {"correct": 1, "examples": 4, "rate": 1 / 4, "ci95": [0.0456, 0.6994]}
+    two = {"correct": 2, "examples": 4, "rate": 2 / 4, "ci95": [0.15, 0.85]}
+    for values in (metrics, *metrics["kinds"].values()):
+        values["majority"] = values["models"]["base"]["accuracy"] = one
+        values["models"]["finetuned"]["accuracy"] = two
     return Fields(metrics, "metrics.json")
 
 
@@ -102,9 +103,12 @@ def test_accuracy_is_shown_where_there_is_one(metrics):
     assert table.header[-1] == "Accuracy"
     assert [row[-1] for row in cells(table)] == ["–", "–", "25.0% (4.6% to 69.9%)", "50.0% (15.0% to 85.0%)"]
     _, kinds = view.by_kind(scored)
-    assert cells(kinds) == [
-        ["all", "1 of 4", "25.0%", "4.6% to 69.9%", "2 of 4", "50.0%", "15.0% to 85.0%"],
-        ["word", "1 of 3", "25.0%", "4.6% to 69.9%", "2 of 3", "50.0%", "15.0% to 85.0%"],
+    one, two = ["1 of 4", "25.0%", "4.6% to 69.9%"], ["2 of 4", "50.0%", "15.0% to 85.0%"]
+    assert cells(kinds) == [[kind, *one, *one, *two] for kind in ("all", "word", "sum")]
+    assert [plain(cell) for cell in kinds.header[1::3]] == [
+        "Most frequent answer: right",
+        "Base: right",
+        "Fine-tuned: right",
     ]
     assert "Wilson" in view.explanation(scored, 96)
 

@@ -1,5 +1,6 @@
 """Shared fixtures: a word-level tokenizer whose ids can be read off by hand, a two-layer random Phi-3, a run's config."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -63,6 +64,12 @@ def tiny_model() -> Phi3ForCausalLM:
         eos_token_id=1,
     )
     return Phi3ForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny_copy(tiny_model) -> Phi3ForCausalLM:
+    """A copy of the tiny model that a test may change."""
+    return copy.deepcopy(tiny_model)
 
 
 @pytest.fixture

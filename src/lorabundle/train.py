@@ -10,33 +10,26 @@ After an interruption the same command goes on from the last complete checkpoint
 import gc
 import json
 import logging
-import math
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 from datasets import load_from_disk
 from peft import PeftModel
 from safetensors.torch import load_file
-from tqdm import tqdm
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerState, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import artifacts, config, modeling, runinfo, scoring
-from lorabundle.artifacts import sha256_bytes, sha256_file
+from lorabundle import artifacts, checkpoints, config, modeling, runinfo, scoring, step
 from lorabundle.config import Config, dump_yaml
-from lorabundle.errors import AdapterError, DivergenceError
+from lorabundle.errors import AdapterError
+from lorabundle.journal import Journal
 from lorabundle.reload import plain_logits
 from lorabundle.stage import Artifacts, run_stage
 
 log = logging.getLogger("lorabundle.train")
 
-COMPLETE = "complete.json"  # written last into a checkpoint: one without it was cut short
-FINISHED = "finished.json"  # beside the checkpoints once training is over: the next run starts afresh
-SECTIONS = {"seed", "model", "lora", "train"}  # of the config: what decides the course of training
 DATA_FIRST = "Run `make data` first."
 
 
@@ -67,20 +60,25 @@ class StepSampler(torch.utils.data.Sampler):
 class LoraTrainer(SFTTrainer):
     """`SFTTrainer` with a token-weighted validation loss and checkpoints that are known to be whole."""
 
-    def __init__(self, *, fingerprint: str, val_rows: list[dict], **kwargs):
+    def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, **kwargs):
         super().__init__(**kwargs)
         self.fingerprint = fingerprint
         self.val_rows = val_rows
         self.tokens_seen = 0
+        self.max_tokens = max_tokens
+        self.shared = step.sharable_start(self.model, self.train_dataset.to_list())
+        step.fuse(self.model)
 
     def _get_train_sampler(self, train_dataset=None) -> StepSampler:
         rows_per_step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         return StepSampler([len(ids) for ids in self.train_dataset["input_ids"]], rows_per_step, self.args.seed)
 
-    def training_step(self, model, inputs, *args, **kwargs):
-        """Count the tokens that go through the model, padding excluded."""
-        self.tokens_seen += int(inputs["attention_mask"].sum())
-        return super().training_step(model, inputs, *args, **kwargs)
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """`step.backward` in place of TRL's padded forward pass; the tokens seen are the rows' own, padding excluded."""
+        model.train()
+        rows = step.unpadded(inputs)
+        self.tokens_seen += sum(len(row["input_ids"]) for row in rows)
+        return step.backward(model, rows, self.shared, self.max_tokens, int(num_items_in_batch))
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Validation loss in nats a response token. (transformers' own averages the batches' means.)"""
@@ -102,118 +100,18 @@ class LoraTrainer(SFTTrainer):
     def _save_checkpoint(self, *args, **kwargs) -> None:
         super()._save_checkpoint(*args, **kwargs)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        files = {file.name: sha256_file(file) for file in sorted(folder.iterdir()) if file.name != COMPLETE}
-        artifacts.write_json(folder / COMPLETE, {"fingerprint": self.fingerprint, "files": files})
+        checkpoints.seal(folder, self.fingerprint)
 
 
-class Journal(TrainerCallback):
-    """Write `train_log.jsonl`, show progress, and stop a run that diverges."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.step_seconds = 0.0
-        self.step_started = 0.0
-        self.tokens_logged = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Open the progress bar; tqdm leaves it off when nobody watches a terminal."""
-        logged = [entry["tokens"] for entry in state.log_history if "tokens" in entry]
-        self.tokens_logged = logged[-1] if logged else 0
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None, dynamic_ncols=True)
-        self.began, self.first_step = time.monotonic(), state.global_step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        """Time the steps alone, without validation and saving."""
-        self.step_started = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Advance."""
-        self.step_seconds += time.monotonic() - self.step_started
-        self.bar.update(1)
-
-    def on_log(self, args, state, control, logs, **kwargs):
-        """Rewrite the journal from the trainer's history, which survives a resume."""
-        entry = state.log_history[-1]
-        for name in ("loss", "grad_norm", "eval_loss"):
-            if not math.isfinite(entry.get(name, 0.0)):
-                raise DivergenceError(
-                    f"{name} is {entry[name]} at step {state.global_step}: training has diverged. Lower "
-                    f"train.learning_rate (now {args.learning_rate}) or raise train.warmup_steps, then run again."
-                )
-        if "loss" in entry:
-            entry["tokens_per_second"] = round((entry["tokens"] - self.tokens_logged) / self.step_seconds, 1)
-            self.tokens_logged, self.step_seconds = entry["tokens"], 0.0
-            self._show(state, entry)
-        elif "eval_loss" in entry and self.bar.disable:
-            log.info("step %d/%d  validation loss %.4f", state.global_step, state.max_steps, entry["eval_loss"])
-        artifacts.write_jsonl(self.path, journal_rows(state.log_history))
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Close the bar."""
-        self.bar.close()
-
-    def _show(self, state, entry: dict) -> None:
-        if not self.bar.disable:
-            self.bar.set_postfix_str(f"loss {entry['loss']:.3f}")
-            return
-        seconds = (time.monotonic() - self.began) / (state.global_step - self.first_step)
-        log.info(
-            "step %d/%d  loss %.4f  learning rate %.2e  %.0f tokens/s  %.1f min left",
-            *(state.global_step, state.max_steps, entry["loss"], entry["learning_rate"], entry["tokens_per_second"]),
-            seconds * (state.max_steps - state.global_step) / 60,
-        )
-
-
-def journal_rows(history: list[dict]) -> list[dict]:
-    """The trainer's history as rows of `train_log.jsonl`: one per logging step, one per validation."""
-    train = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second")
-    val = ("step", "epoch", "eval_loss")
-    chosen = [
-        (entry, train if "loss" in entry else val) for entry in history if "loss" in entry or "eval_loss" in entry
-    ]
-    return [{key: entry[key] for key in keys if key in entry} for entry, keys in chosen]
-
-
-def training_fingerprint(run_config: Config, manifest: dict) -> str:
-    """Hex sha256 of all that decides the course of training; a checkpoint is resumed only under the same one."""
-    settings = run_config.model_dump(include=SECTIONS)
-    provenance = artifacts.read_json(run_config.model_dir / "provenance.json", modeling.FETCH_FIRST)
-    code = [sha256_file(Path(module.__file__)) for module in (modeling, scoring, sys.modules[__name__])]
-    dtype = modeling.resolve_dtype(run_config.model.dtype)
-    software = sha256_file(config.RUNTIME_LOCK)
-    return sha256_bytes(repr((settings, manifest, provenance, code, str(dtype), software)).encode())
-
-
-def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """The newest whole checkpoint of the same training; the folder is cleared when there is nothing to go on from."""
-    if not (folder / FINISHED).exists():
-        for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-            if not (checkpoint / COMPLETE).exists():
-                log.warning("%s was cut short while being written; ignored", checkpoint)
-                continue
-            complete = artifacts.read_json(checkpoint / COMPLETE, "Delete the checkpoint's folder.")
-            if complete["fingerprint"] != fingerprint:
-                log.warning("%s belongs to other settings, data or code; training starts afresh", checkpoint)
-                break
-            if any(
-                not (checkpoint / n).is_file() or sha256_file(checkpoint / n) != s for n, s in complete["files"].items()
-            ):
-                log.warning("%s is damaged; ignored", checkpoint)
-                continue
-            return checkpoint
-    shutil.rmtree(folder, ignore_errors=True)
-    return None
-
-
-def sft_config(run_config: Config, checkpoints: Path) -> SFTConfig:
+def sft_config(run_config: Config, folder: Path) -> SFTConfig:
     """The run's settings in TRL's form, with every default that matters here stated."""
     settings = run_config.train
     return SFTConfig(
-        output_dir=str(checkpoints),
-        **settings.model_dump(),
+        output_dir=str(folder),
+        **settings.model_dump(exclude={"max_tokens"}),
         seed=run_config.seed,
         use_cpu=True,
-        bf16=modeling.resolve_dtype(run_config.model.dtype) is torch.bfloat16,  # autocast; adapter weights stay float32
+        bf16=False,  # no autocast: the step computes in the base weights' dtype, and adapter weights stay float32
         optim="adamw_torch_fused",
         max_length=None,  # preprocess has cut the rows and counted them
         dataloader_pin_memory=False,
@@ -282,7 +180,7 @@ tokenizer = AutoTokenizer.from_pretrained("{run_config.adapter_dir}")
 Settings of the training:
 
 ```yaml
-{dump_yaml(run_config.model_dump(include=SECTIONS))}```
+{dump_yaml(run_config.model_dump(include=checkpoints.SECTIONS))}```
 """
 
 
@@ -298,18 +196,19 @@ def run(run_config: Config) -> Artifacts:
     trainable, total = model.get_nb_trainable_parameters()
     log.info("training %.2f M of %.1f M parameters on %d examples", trainable / 1e6, total / 1e6, len(rows["train"]))
 
-    checkpoints = run_config.run_dir / "checkpoints"
-    fingerprint = training_fingerprint(run_config, manifest)
-    checkpoint = last_checkpoint(checkpoints, fingerprint)
+    folder = run_config.run_dir / "checkpoints"
+    fingerprint = checkpoints.training_fingerprint(run_config, manifest)
+    checkpoint = checkpoints.last_checkpoint(folder, fingerprint)
     trainer = LoraTrainer(
         model=model,
-        args=sft_config(run_config, checkpoints),
+        args=sft_config(run_config, folder),
         train_dataset=rows["train"],
         eval_dataset=rows["val"],
         processing_class=tokenizer,
         callbacks=[Journal(run_config.run_dir / "train_log.jsonl")],
         fingerprint=fingerprint,
         val_rows=rows["val"].to_list(),
+        max_tokens=run_config.train.max_tokens,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -335,7 +234,7 @@ def run(run_config: Config) -> Artifacts:
     gc.collect()
     difference = reload_in_new_process(run_config, run_config.adapter_dir, input_ids, logits)
     log.info("adapter reloaded in a new process: largest logit difference %g", difference)
-    artifacts.write_json(checkpoints / FINISHED, {"fingerprint": fingerprint})
+    artifacts.write_json(folder / checkpoints.FINISHED, {"fingerprint": fingerprint})
     return Artifacts(
         inputs=[run_config.model_dir, config.PROCESSED / "train", config.PROCESSED / "val"],
         outputs=[

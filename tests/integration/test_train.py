@@ -12,8 +12,10 @@ import pytest
 import torch
 from datasets import load_from_disk
 from safetensors.torch import load_file, save_file
+from transformers import set_seed
+from trl import SFTTrainer
 
-from lorabundle import fetch, modeling, preprocess, scoring, train
+from lorabundle import checkpoints, fetch, modeling, preprocess, scoring, step, train
 from lorabundle.artifacts import hash_paths, sha256_file
 from lorabundle.errors import AdapterError, ConfigError, DivergenceError
 from lorabundle.reload import plain_logits
@@ -93,7 +95,7 @@ def test_killed_run_resumes_to_the_same_adapter(prepared, save_steps):
     config = prepared(*settings)
     command = [sys.executable, "-m", "lorabundle.train", "--config", "config/smoke.yaml", "--set", *TINY, *settings]
     process = subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    marker = config.run_dir / "checkpoints" / f"checkpoint-{3 * save_steps}" / train.COMPLETE
+    marker = config.run_dir / "checkpoints" / f"checkpoint-{3 * save_steps}" / checkpoints.COMPLETE
     deadline = time.monotonic() + 120
     while not marker.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -131,35 +133,35 @@ def interrupted(config, monkeypatch, step: int) -> Path:
 
 
 def fingerprint(config) -> str:
-    return train.training_fingerprint(config, json.loads(Path("data/processed/manifest.json").read_text()))
+    return checkpoints.training_fingerprint(config, json.loads(Path("data/processed/manifest.json").read_text()))
 
 
 def test_checkpoint_that_was_cut_short_is_passed_over(prepared, monkeypatch):
     config = prepared("train.max_steps=20", "train.save_steps=2")
     folder = interrupted(config, monkeypatch, step=7)
-    (folder / "checkpoint-6" / train.COMPLETE).unlink()
-    assert train.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
+    (folder / "checkpoint-6" / checkpoints.COMPLETE).unlink()
+    assert checkpoints.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
 
 
 def test_damaged_checkpoint_is_passed_over(prepared, monkeypatch):
     config = prepared("train.max_steps=20", "train.save_steps=2")
     folder = interrupted(config, monkeypatch, step=7)
     (folder / "checkpoint-6" / "optimizer.pt").write_bytes(b"damaged")
-    assert train.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
+    assert checkpoints.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
 
 
 def test_checkpoint_of_other_settings_is_not_resumed(prepared, monkeypatch):
     config = prepared("train.max_steps=20", "train.save_steps=2")
     folder = interrupted(config, monkeypatch, step=7)
     other = prepared("train.max_steps=20", "train.save_steps=2", "train.learning_rate=1e-5")
-    assert train.last_checkpoint(folder, fingerprint(other)) is None
+    assert checkpoints.last_checkpoint(folder, fingerprint(other)) is None
     assert not folder.exists()
 
 
 def test_finished_training_starts_afresh(prepared):
     config = prepared("train.max_steps=4")
     trained(config)
-    assert train.last_checkpoint(config.run_dir / "checkpoints", fingerprint(config)) is None
+    assert checkpoints.last_checkpoint(config.run_dir / "checkpoints", fingerprint(config)) is None
 
 
 def test_checkpoints_are_small_and_only_the_last_are_kept(prepared, monkeypatch):
@@ -197,6 +199,63 @@ def test_bfloat16_base_keeps_a_float32_adapter(prepared):
     assert modeling.load_base(config).dtype is torch.bfloat16
     weights = load_file(config.adapter_dir / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
+
+
+class StockTrainer(SFTTrainer):
+    """TRL's trainer with its own padded forward pass, loss and layers, on rows in our order."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return train.LoraTrainer._get_train_sampler(self)
+
+
+@pytest.mark.parametrize("max_tokens", [1024, 20], ids=["one pass a batch", "several passes a batch"])
+def test_losses_are_those_of_the_stock_trainer(prepared, tmp_path, max_tokens):
+    """The same rows in the same order for 20 steps, in float32: only the speed may differ."""
+    config = prepared(
+        "train.max_steps=20",
+        "train.learning_rate=1e-2",
+        "train.per_device_train_batch_size=4",
+        "train.gradient_accumulation_steps=2",
+        f"train.max_tokens={max_tokens}",
+    )
+    trained(config)
+    set_seed(config.seed)
+    arguments = train.sft_config(config, tmp_path / "stock")
+    arguments.eval_strategy, arguments.save_strategy, arguments.gradient_checkpointing = "no", "no", True
+    stock = StockTrainer(
+        model=modeling.attach_lora(modeling.load_base(config), config),
+        args=arguments,
+        train_dataset=load_from_disk("data/processed/train").select_columns(["input_ids", "labels"]),
+        processing_class=modeling.load_tokenizer(config.model_dir),
+    )
+    stock.train()
+    expected = [row for row in stock.state.log_history if "loss" in row]
+    ours = [row for row in journal(config) if "loss" in row]
+    assert len(ours) == len(expected) == 20
+    assert ours[-1]["loss"] < 0.9 * ours[0]["loss"]
+    for row, wanted in zip(ours, expected, strict=True):
+        assert row["loss"] == pytest.approx(wanted["loss"], abs=1e-4)
+        assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-3)
+
+
+def test_gradient_checkpointing_changes_nothing(prepared):
+    """It computes the forward pass again within the backward pass, where attention must still be the packed one."""
+    steps = ["train.max_steps=6"]
+    trained(prepared(*steps, "run=whole"))
+    trained(prepared(*steps, "train.gradient_checkpointing=true"))
+    losses = [[row["loss"] for row in journal(prepared(run)) if "loss" in row] for run in ("run=whole", "run=tiny")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_dropout_takes_the_plain_layers(prepared):
+    """With dropout no row may share another's, and PEFT's own layers compute."""
+    config = prepared("train.max_steps=4", "lora.lora_dropout=0.2")
+    model = modeling.attach_lora(modeling.load_base(config), config)
+    rows = load_from_disk("data/processed/train").to_list()
+    assert step.sharable_start(model, rows) == 0
+    assert step.sharable_start(modeling.attach_lora(modeling.load_base(prepared()), prepared()), rows) > 0
+    trained(config)
     assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
 
 
@@ -240,8 +299,8 @@ def test_rows_of_a_step_are_sorted_and_steps_are_random():
     sampler = train.StepSampler([5, 1, 4, 2, 3, 9, 7, 8], rows_per_step=4, seed=0)
     order = list(sampler)
     assert sorted(order) == list(range(8))
-    for step in (order[:4], order[4:]):
-        lengths = [sampler.lengths[row] for row in step]
+    for rows in (order[:4], order[4:]):
+        lengths = [sampler.lengths[row] for row in rows]
         assert lengths == sorted(lengths)
     assert list(sampler) == order
     sampler.set_epoch(1)

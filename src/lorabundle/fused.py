@@ -1,0 +1,158 @@
+"""The parts of a Phi-3 layer as single autograd functions, for training: the same arithmetic with less written to memory.
+
+They replace the `forward` of a model's modules; parameters and their names stay as they are, so adapters are saved and
+loaded in PEFT's own format. What is not covered here (dropout, other adapter types) keeps its own forward.
+"""
+
+from functools import partial
+
+import torch
+from peft.tuners.lora import Linear as PeftLinear
+from torch.nn.functional import cross_entropy, log_softmax, silu
+from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
+from transformers.models.phi3.modeling_phi3 import Phi3MLP, Phi3RMSNorm
+
+HEAD_ROWS = 256  # responses whose logits are held at a time: 256 x 49,152 x 4 bytes = 50 MB
+
+
+class LoraLinear(torch.autograd.Function):
+    """y = x W' + s (x A') B' (Hu et al. 2021, arXiv 2106.09685), with W frozen: x (..., in) -> (..., out).
+
+    W (out, in) is the weight of `base`. A (r, in) and B (out, r) are float32 and are used in x's dtype; their gradients
+    are float32 again.
+    """
+
+    @staticmethod
+    def forward(ctx, x, base, lora_a, lora_b, scaling):
+        rows, a, b = x.flatten(0, -2), lora_a.to(x.dtype), lora_b.to(x.dtype)
+        low = rows @ a.T
+        y = (rows @ frozen_weight(base).T).addmm_(low, b.T, alpha=scaling)
+        ctx.save_for_backward(rows, low, a, b)
+        ctx.base, ctx.scaling = base, scaling
+        return y.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        rows, low, a, b = ctx.saved_tensors
+        dy = gradient.flatten(0, -2)
+        dlow = (dy @ b).mul_(ctx.scaling)
+        da = (dlow.T @ rows).float()
+        db = (low.T @ dy).T.float().mul_(ctx.scaling)  # this way round: dy.T @ low takes twice as long
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dy @ frozen_weight(ctx.base)).addmm_(dlow, a).unflatten(0, gradient.shape[:-1])
+        return dx, None, da, db, None
+
+
+class RmsNorm(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) * weight, in float32 inside, with a frozen weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        wide = x.float()
+        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, scale = ctx.saved_tensors
+        wide, dy = x.float(), (gradient * weight).float()
+        share = (dy * wide).mean(-1, keepdim=True).mul_(scale.square())
+        return dy.addcmul_(wide, share, value=-1).mul_(scale).to(x.dtype), None, None
+
+
+class SwiGlu(torch.autograd.Function):
+    """silu(gate) * up of (gate, up), stacked (..., 2 x size) -> (..., size) (Shazeer 2020, arXiv 2002.05202).
+
+    Keeps its input alone.
+    """
+
+    @staticmethod
+    def forward(ctx, stacked):
+        ctx.save_for_backward(stacked)
+        gate, up = stacked.chunk(2, dim=-1)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (stacked,) = ctx.saved_tensors
+        gate, up = stacked.chunk(2, dim=-1)
+        result = torch.empty_like(stacked)
+        dgate, dup = result.chunk(2, dim=-1)
+        torch.mul(silu(gate), gradient, out=dup)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=dgate)
+        return result
+
+
+class ResponseNats(torch.autograd.Function):
+    """Sum of -log p(target) in float64, for states (n, hidden), a frozen weight (vocabulary, hidden) and targets (n,).
+
+    The states' gradient is computed on the way, so that logits exist `HEAD_ROWS` at a time.
+    """
+
+    @staticmethod
+    def forward(ctx, states, weight, targets):
+        nats = torch.zeros((), dtype=torch.float64)
+        gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(states), HEAD_ROWS):
+            rows = slice(start, start + HEAD_ROWS)
+            labels = targets[rows, None]
+            likelihoods = log_softmax((states[rows] @ weight.T).float(), dim=-1)
+            nats -= likelihoods.gather(1, labels).sum(dtype=torch.float64)
+            if gradient is not None:
+                errors = likelihoods.exp_().scatter_add_(1, labels, torch.full(labels.shape, -1.0))
+                torch.mm(errors.to(states.dtype), weight, out=gradient[rows])
+        ctx.save_for_backward(gradient)
+        return nats
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.saved_tensors[0] * gradient.item(), None, None  # a number: bfloat16 would round the scale of it all
+
+
+def frozen_weight(base: torch.nn.Linear) -> torch.Tensor:
+    """The weight (out, in) of a base layer in the dtype that it computes in."""
+    return base.weight
+
+
+def response_nats(states: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of -log p(target) under `head` (n, hidden) -> (n, vocabulary), as a float64 scalar with a gradient."""
+    if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
+        return ResponseNats.apply(states, head.weight, targets)
+    return cross_entropy(head(states).float(), targets, reduction="sum").double()  # a head with an adapter of its own
+
+
+def fuse(model: PreTrainedModel) -> None:
+    """Let the modules of `model`, with its adapter attached, compute through the functions above where they cover it."""
+    for module in model.modules():
+        if isinstance(module, PeftLinear) and covered(module):
+            module.forward = partial(_lora_forward, module, module.active_adapters[0])
+        elif isinstance(module, Phi3RMSNorm):
+            module.forward = partial(_norm_forward, module)
+        elif isinstance(module, Phi3MLP) and isinstance(module.activation_fn, SiLUActivation):
+            module.forward = partial(_mlp_forward, module)
+
+
+def covered(layer: PeftLinear) -> bool:
+    """Whether `LoraLinear` computes what this layer of PEFT's does: one plain adapter, no dropout, no bias."""
+    if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
+        return False
+    name = layer.active_adapters[0]
+    plain = type(layer.base_layer) is torch.nn.Linear and layer.base_layer.bias is None
+    dropout = isinstance(layer.lora_dropout[name], torch.nn.Identity)
+    return plain and dropout and name not in layer.lora_variant and not layer.lora_bias[name]
+
+
+def _lora_forward(layer, name, x):
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return LoraLinear.apply(x, layer.base_layer, a, b, layer.scaling[name])
+
+
+def _norm_forward(norm, x):
+    return RmsNorm.apply(x, norm.weight, norm.variance_epsilon)
+
+
+def _mlp_forward(mlp, x):
+    return mlp.down_proj(SwiGlu.apply(mlp.gate_up_proj(x)))

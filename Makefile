@@ -167,11 +167,11 @@ reports/.run: FORCE
 
 # --- stages --------------------------------------------------------------------------------------------------------
 
-$(STAGES)/fetch.json: $(call code,fetch locks modeling reasoning) $(call section,model data) $(WHEELS) $(MODEL).settings $(LOCAL) \
+$(STAGES)/fetch.json: $(call code,fetch locks modeling packing probe prompts reasoning) $(call section,model data) $(WHEELS) $(MODEL).settings $(LOCAL) \
 		$(call missing,$(MODEL)/provenance.json $(RUN)/provenance.json $(DATASET)) | $(environment)
 	@NETWORK=1 $(call stage,fetch)
 
-$(STAGES)/preprocess.json: $(call code,preprocess datacard docstrings leakage locks modeling problems prompts readers reasoning records similarity) \
+$(STAGES)/preprocess.json: $(call code,preprocess datacard docstrings leakage locks modeling packing probe problems prompts readers reasoning records similarity) \
 		$(call section,model data) \
 		$(DATA) $(STAGES)/fetch.json data/processed/.settings \
 		$(call missing,$(patsubst %,data/processed/%,manifest.json train/state.json val/state.json test/state.json))
@@ -184,12 +184,12 @@ $(RUN)/provenance.json: $(STAGES)/fetch.json
 $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
-$(STAGES)/train.json: $(call code,train checkpoints fused journal packing reload modeling prompts runinfo scoring step) $(call section,seed model lora train) \
+$(STAGES)/train.json: $(call code,train checkpoints fused journal reload modeling packing probe prompts runinfo scoring step) $(call section,seed model lora train) \
 		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock \
 		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
 	@$(call stage,train)
 
-$(STAGES)/evaluate.json: $(call code,evaluate diagnosis intervals locks metrics modeling prompts reasoning scoring summary) \
+$(STAGES)/evaluate.json: $(call code,evaluate diagnosis intervals locks metrics modeling packing probe prompts reasoning scoring summary) \
 		$(call section,seed model data evaluate) $(STAGES)/train.json $(call missing,$(RUN)/metrics.json $(RUN)/examples.jsonl)
 	@$(call stage,evaluate)
 

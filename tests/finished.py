@@ -127,7 +127,13 @@ def manifest() -> dict:
 
 def run_files() -> dict[str, dict | list]:
     """Every file that the report reads, by its name below the run's folder."""
-    environment = {"cpu": "Some CPU", "cores": 2, "memory_bytes": 8e9, "amx": False, "threads": 2, "dtype": "float32"}
+    environment = {"cpu": "Some CPU", "cores": 2, "memory_bytes": 8e9, "threads": 2, "dtype": "float32"}
+    environment |= {"attn_implementation": "eager", "probe": {"gflops": {"float32": 175.0, "bfloat16": 380.0}}}
+    environment["probe"] |= {
+        "attention_ms": {"eager": 2.0, "sdpa": 5.0},
+        "dtype": "bfloat16",
+        "attn_implementation": "eager",
+    }
     environment |= {"engine": "venv", "image": "", "commit": "abc", "platform": "Linux", "python": "3.11.2"}
     journal = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.4}]
     return {

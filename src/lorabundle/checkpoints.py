@@ -29,9 +29,12 @@ def training_fingerprint(run_config: Config, manifest: dict) -> str:
     settings = run_config.model_dump(include=SECTIONS)
     provenance = artifacts.read_json(run_config.model_dir / "provenance.json", modeling.FETCH_FIRST)
     code = [sha256_file(Path(module.__file__)) for module in (fused, modeling, packing, scoring, step)]
-    dtype = modeling.resolve_dtype(run_config.model.dtype)
+    resolved = (
+        modeling.resolve_dtype(run_config.model.dtype),
+        modeling.resolve_attention(run_config.model.attn_implementation),
+    )
     software = sha256_file(config.RUNTIME_LOCK)
-    return sha256_bytes(repr((settings, manifest, provenance, code, str(dtype), software)).encode())
+    return sha256_bytes(repr((settings, manifest, provenance, code, resolved, software)).encode())
 
 
 def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:

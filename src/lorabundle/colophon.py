@@ -56,6 +56,15 @@ def origins(run: str) -> list[Table | Paragraph]:
     ]
 
 
+def probe_sentence(probe: Fields) -> str:
+    """What the probe measured and what it would choose."""
+    gflops, milliseconds = probe.part("gflops"), probe.part("attention_ms")
+    rates = ", ".join(f"{name} {gflops.number(name, '{:.0f}')} GFLOP/s" for name in ("float32", "bfloat16"))
+    times = ", ".join(f"{name} {milliseconds.number(name, '{:.1f}')} ms" for name in ("eager", "sdpa"))
+    chosen = f"{probe.text('dtype')} and {probe.text('attn_implementation')}"
+    return f"matrix products: {rates}; attention: {times}; where the config says auto, {chosen} are used"
+
+
 def this_run(environment: Fields, records: dict[str, Fields]) -> list[Table]:
     """Machine, software, time and memory: what may differ between two equal runs."""
     stages: list[list[Line]] = [
@@ -70,11 +79,12 @@ def this_run(environment: Fields, records: dict[str, Fields]) -> list[Table]:
     facts: list[list[Line]] = [
         [
             "CPU",
-            f"{environment.text('cpu')}, {environment.number('cores', '{}')} cores, AMX: {'yes' if environment['amx'] else 'no'}",
+            f"{environment.text('cpu')}, {environment.number('cores', '{}')} cores",
         ],
         ["Memory", environment.number("memory_bytes", "{:.1f} GB", 1e-9)],
         ["Threads", environment.number("threads", "{}")],
-        ["Weights' dtype", environment.text("dtype")],
+        ["Computed in", f"{environment.text('dtype')}, {environment.text('attn_implementation')} attention"],
+        ["Probe of this CPU", probe_sentence(environment.part("probe"))],
         ["Engine", engine],
         ["Platform", f"{environment.text('platform')}, Python {environment.text('python')}"],
         ["Versions", versions],

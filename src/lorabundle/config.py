@@ -57,7 +57,7 @@ class Model(Section):
     path: str = Field(min_length=1)  # package name in docker/assets.lock, hub id, or folder, by `source`
     revision: str | None = None  # hub only: the 40-digit commit
     dtype: Literal["auto", "bfloat16", "float32"]
-    attn_implementation: Literal["eager", "sdpa"]
+    attn_implementation: Literal["auto", "eager", "sdpa"]
 
     @model_validator(mode="after")
     def _revision_pins_a_hub_model(self) -> "Model":

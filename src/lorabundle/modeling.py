@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from lorabundle import artifacts
+from lorabundle import artifacts, probe
 from lorabundle.config import Config
 from lorabundle.errors import AdapterError, ConfigError, ModelFormatError
 
@@ -33,16 +33,14 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
 
 
-def cpu_has_amx() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware tiles (Intel AMX)."""
-    return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-
-
 def resolve_dtype(dtype: str) -> torch.dtype:
-    """The weights' dtype for a config value; `auto` is bfloat16 only with AMX, because without it fp32 is faster."""
-    if dtype == "auto":
-        dtype = "bfloat16" if cpu_has_amx() else "float32"
-    return getattr(torch, dtype)
+    """The weights' dtype for a config value; `auto` is what the probe found faster on this CPU."""
+    return getattr(torch, probe.decision()["dtype"] if dtype == "auto" else dtype)
+
+
+def resolve_attention(attn_implementation: str) -> str:
+    """The attention for a config value; `auto` is what the probe found faster on this CPU."""
+    return probe.decision()["attn_implementation"] if attn_implementation == "auto" else attn_implementation
 
 
 def llama_to_phi3(llama: LlamaForCausalLM) -> Phi3ForCausalLM:
@@ -134,7 +132,7 @@ def load_base(config: Config) -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=resolve_dtype(config.model.dtype),
-            attn_implementation=config.model.attn_implementation,
+            attn_implementation=resolve_attention(config.model.attn_implementation),
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:

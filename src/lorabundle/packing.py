@@ -7,6 +7,7 @@ so the result is that of padded batches: hidden states and gradients are compare
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import dropout as drop
@@ -15,9 +16,8 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from lorabundle.prompts import IGNORE_INDEX
 
-ATTENTION = "lorabundle_packed"  # the name by which transformers finds `_attend`
 ROWS_PER_GROUP = 4  # rows of similar length that attention pads to one; 2 and 8 were no faster
-SDPA_FROM = 512  # tokens in a row from which torch's fused attention is used: no slower there, and it keeps no weights
+SDPA_FROM = 1024  # tokens of a row from which the fused attention is used in any case: the other keeps length^2 weights
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def pack(rows: list[dict], shared: int) -> Packed:
 @contextmanager
 def packed_attention(base: PreTrainedModel) -> Iterator[None]:
     """Let `base` attend as `Packed` says. Around the backward pass too: gradient checkpointing computes forward there."""
-    before = base.config._attn_implementation
-    base.config._attn_implementation = ATTENTION
+    before = base.config._attn_implementation  # "eager" or "sdpa"
+    base.config._attn_implementation = f"packed_{before}"
     try:
         yield
     finally:
@@ -164,11 +164,12 @@ class _Unpad(torch.autograd.Function):
 
 
 def _attend(
-    module, query, key, value, attention_mask, scaling, dropout=0.0, sliding_window=None, packed=None, **kwargs
+    core, module, query, key, value, attention_mask, scaling, packed, dropout=0.0, sliding_window=None, **kwargs
 ):
     """Attention over packed rows, in the form that transformers' AttentionInterface asks for.
 
     Args:
+        core: "eager" or "sdpa".
         query: (1, heads, tokens, head size); key, value: (1, key heads, tokens, head size).
 
     Returns the output (1, tokens, heads, head size), and None for the weights.
@@ -182,9 +183,9 @@ def _attend(
         else:
             shared = keys, values
             keys, values = (_rows(states, group) for states in shared)
-        mask = _mask(group, sliding_window, query.dtype)
-        core = _eager if group.length < SDPA_FROM else _sdpa
-        outputs.append(core(_rows(queries, group), keys, values, mask, scaling, dropout).flatten(1, 2))
+        attend = CORES["sdpa" if group.length >= SDPA_FROM else core]
+        hidden = mask(group, sliding_window, query.dtype)
+        outputs.append(attend(_rows(queries, group), keys, values, hidden, scaling, dropout).flatten(1, 2))
     output = _Unpad.apply(torch.cat(outputs, dim=1), packed)
     return output.transpose(0, 1)[None], None
 
@@ -199,7 +200,7 @@ def _behind(shared: torch.Tensor, states: torch.Tensor, group: Group) -> torch.T
     return torch.cat([shared[:, None].expand(-1, group.rows, -1, -1), _rows(states, group)], dim=2)
 
 
-def _mask(group: Group, sliding_window: int | None, dtype: torch.dtype) -> torch.Tensor:
+def mask(group: Group, sliding_window: int | None, dtype: torch.dtype) -> torch.Tensor:
     """(length, shared + length): 0 where a token may look, -inf at what comes later or lies outside the window."""
     distance = torch.arange(group.length)[:, None] + group.shared - torch.arange(group.shared + group.length)
     hidden = (distance < 0) | (distance >= (sliding_window or group.shared + group.length))
@@ -226,4 +227,6 @@ def _sdpa(query, key, value, mask, scaling, dropout):
     return output.transpose(0, 1)
 
 
-AttentionInterface.register(ATTENTION, _attend)
+CORES = {"eager": _eager, "sdpa": _sdpa}  # by the names of transformers' own
+for _name in CORES:
+    AttentionInterface.register(f"packed_{_name}", partial(_attend, _name))

@@ -2,22 +2,14 @@
 
 import os
 import platform
-import re
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
+from lorabundle import modeling, probe
 from lorabundle.config import Config
-from lorabundle.modeling import cpu_has_amx, resolve_dtype
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "tokenizers", "numpy")
-
-
-def cpu_model() -> str:
-    """The CPU's name as Linux gives it."""
-    match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    return match[1].strip() if match else platform.processor() or "unknown"
 
 
 def total_memory_bytes() -> int:
@@ -32,12 +24,13 @@ def environment(config: Config) -> dict:
     """
     return {
         "schema": 1,
-        "cpu": cpu_model(),
+        "cpu": probe.cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": total_memory_bytes(),
-        "amx": cpu_has_amx(),
         "threads": torch.get_num_threads(),
-        "dtype": str(resolve_dtype(config.model.dtype)).removeprefix("torch."),
+        "dtype": str(modeling.resolve_dtype(config.model.dtype)).removeprefix("torch."),
+        "attn_implementation": modeling.resolve_attention(config.model.attn_implementation),
+        "probe": probe.decision(),
         "engine": os.environ.get("LORABUNDLE_ENGINE", "none (run by hand)"),
         "image": os.environ.get("LORABUNDLE_IMAGE", ""),
         "commit": os.environ.get("LORABUNDLE_COMMIT", "unknown"),

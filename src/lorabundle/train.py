@@ -133,7 +133,10 @@ def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Te
     """
     output = adapter.with_name(".reload.safetensors")
     command = [sys.executable, "-m", "lorabundle.reload", str(run_config.model_dir), str(adapter), str(output)]
-    command += [str(logits.dtype).removeprefix("torch."), run_config.model.attn_implementation]
+    command += [
+        str(logits.dtype).removeprefix("torch."),
+        modeling.resolve_attention(run_config.model.attn_implementation),
+    ]
     command += [",".join(map(str, input_ids[0].tolist()))]
     try:
         finished = subprocess.run(command, capture_output=True, text=True)

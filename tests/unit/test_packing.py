@@ -52,12 +52,12 @@ def test_mask_by_hand():
     """Two shared tokens and three own; with a window of 3, a token sees itself and the two before it."""
     inf = -torch.inf
     group = packing.Group(1, 3, 2)
-    assert packing._mask(group, None, torch.float32).tolist() == [
+    assert packing.mask(group, None, torch.float32).tolist() == [
         [0, 0, 0, inf, inf],
         [0, 0, 0, 0, inf],
         [0, 0, 0, 0, 0],
     ]
-    assert packing._mask(group, 3, torch.float32).tolist() == [
+    assert packing.mask(group, 3, torch.float32).tolist() == [
         [0, 0, 0, inf, inf],
         [inf, 0, 0, 0, inf],
         [inf, inf, 0, 0, 0],
@@ -75,9 +75,9 @@ def states_one_by_one(model, rows: list[dict]) -> torch.Tensor:
 @pytest.mark.parametrize("window", [None, 4], ids=["no window", "sliding window"])
 @pytest.mark.parametrize("core", ["eager", "sdpa"])
 @pytest.mark.parametrize("shared", [0, 3])
-def test_states_and_gradients_are_those_of_each_row_alone(tiny_copy, monkeypatch, shared, core, window):
+def test_states_and_gradients_are_those_of_each_row_alone(tiny_copy, shared, core, window):
     """Nine rows: two full groups and one of a single row, of lengths that need padding within a group."""
-    monkeypatch.setattr(packing, "SDPA_FROM", 1 if core == "sdpa" else 10**9)
+    tiny_copy.config._attn_implementation = core
     tiny_copy.config.sliding_window = window
     generator = torch.Generator().manual_seed(1)
     tails = [torch.randint(2, 16, (length,), generator=generator).tolist() for length in (3, 4, 4, 5, 7, 9, 9, 12, 20)]
@@ -91,7 +91,7 @@ def test_states_and_gradients_are_those_of_each_row_alone(tiny_copy, monkeypatch
         states = packing.scored_states(tiny_copy, packing.pack(rows, shared))
     gradients = torch.autograd.grad((states @ factor).square().sum(), weights)
 
-    assert tiny_copy.config._attn_implementation != packing.ATTENTION
+    assert tiny_copy.config._attn_implementation == core
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
@@ -104,3 +104,19 @@ def test_a_row_does_not_see_its_neighbour(tiny_copy):
         states = [packing.scored_states(tiny_copy, packing.pack([first, last], shared=2)) for last in (second, other)]
     torch.testing.assert_close(states[0][:2], states[1][:2], rtol=0, atol=0)
     assert not torch.allclose(states[0][2:], states[1][2:])
+
+
+def test_a_long_row_keeps_no_attention_weights(tiny_copy, monkeypatch):
+    """Eager attention would keep length x length of them a head; long rows take the fused kernel whatever is set."""
+    used = []
+    for name, core in packing.CORES.items():
+        monkeypatch.setitem(packing.CORES, name, lambda *a, name=name, core=core: used.append(name) or core(*a))
+    monkeypatch.setattr(packing, "SDPA_FROM", 10)
+    tiny_copy.config._attn_implementation = "eager"
+    with packing.packed_attention(tiny_copy):
+        packing.scored_states(tiny_copy, packing.pack([row([5] * 6, 1), *[row([5] * 12, 1)] * 4], shared=0))
+    assert set(used) == {"sdpa"}  # one group, padded to 11
+    used.clear()
+    with packing.packed_attention(tiny_copy):
+        packing.scored_states(tiny_copy, packing.pack([row([5] * 6, 1)] * 2, shared=0))
+    assert set(used) == {"eager"}

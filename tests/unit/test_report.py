@@ -84,7 +84,10 @@ def test_only_the_last_section_tells_machines_apart(finished, files, path, headi
     before = path.read_text()
     figures = {figure: figure.read_bytes() for figure in Path("reports/figures").iterdir()}
     other = {key: "other" for key in ("cpu", "engine", "image", "commit", "platform", "python", "dtype")}
-    other |= {"cores": 64, "memory_bytes": 64e9, "threads": 7, "amx": True, "packages": {"torch": "3"}}
+    other_probe = {"gflops": {"float32": 1.0, "bfloat16": 2.0}, "attention_ms": {"eager": 3.0, "sdpa": 4.0}}
+    other_probe |= {"dtype": "float32", "attn_implementation": "sdpa"}
+    other |= {"cores": 64, "memory_bytes": 64e9, "threads": 7, "packages": {"torch": "3"}}
+    other |= {"attn_implementation": "sdpa", "probe": other_probe}
     write_json(finished.run_dir / "environment.json", other)
     for stage in report.RECORDED:
         write_json(finished.record_path(stage), {"seconds": 99, "peak_rss_bytes": 3e9})

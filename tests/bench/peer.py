@@ -1,0 +1,87 @@
+"""One side of the training benchmark, in a process of its own: TRL's `SFTTrainer` at its defaults, or this project's step.
+
+Started by `bench_training`, which asks for one turn after the other by a line on stdin. Each answer is a line of JSON: when it
+is ready {"ready_seconds"} since its start, then, for each turn over the rows, {"seconds", "losses", "peak_rss_bytes"}.
+
+Run as: python -m tests.bench.peer stock|ours float32|bfloat16|auto ROWS --config config/default.yaml
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+
+import psutil
+from datasets import load_from_disk
+from transformers import PrinterCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from lorabundle import config, modeling, train
+from lorabundle.stage import peak_rss_bytes
+
+EFFECTIVE_BATCH = 16
+
+
+class StockTrainer(SFTTrainer):
+    """TRL's trainer, with rows in our order."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return train.LoraTrainer._get_train_sampler(self)
+
+
+def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrainer:
+    """A trainer over `rows` that logs each step."""
+    common = {
+        "learning_rate": run_config.train.learning_rate,
+        "seed": run_config.seed,
+        "max_length": None,
+        "num_train_epochs": 1,
+    }
+    common |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    set_seed(run_config.seed)
+    dtype = run_config.model.dtype
+    if side == "stock":  # autocast over float32 weights is how it does bfloat16
+        run_config = run_config.model_copy(update={"model": run_config.model.model_copy(update={"dtype": "float32"})})
+    model = modeling.attach_lora(modeling.load_base(run_config), run_config)
+    given = {"model": model, "train_dataset": rows, "processing_class": modeling.load_tokenizer(run_config.model_dir)}
+    if side == "stock":
+        batch = SFTConfig(use_cpu=True).per_device_train_batch_size
+        steps = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": EFFECTIVE_BATCH // batch}
+        result = StockTrainer(args=SFTConfig(folder, bf16=dtype == "bfloat16", **steps, **common), **given)
+    else:
+        steps = {"per_device_train_batch_size": EFFECTIVE_BATCH, "gradient_checkpointing": False, "bf16": False}
+        extra = {"fingerprint": "", "val_rows": [], "max_tokens": run_config.train.max_tokens}
+        result = train.LoraTrainer(args=SFTConfig(folder, **steps, **common), **given, **extra)
+    result.remove_callback(PrinterCallback)
+    return result
+
+
+def main() -> None:
+    """Answer on the real stdout; whatever else prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=["stock", "ours"])
+    parser.add_argument("dtype")
+    parser.add_argument("rows", type=int)
+    config.add_arguments(parser)
+    arguments = parser.parse_args()
+    run_config = config.load_config(arguments.config, [*arguments.set, f"model.dtype={arguments.dtype}"])
+    rows = load_from_disk(config.PROCESSED / "train").select_columns(["input_ids", "labels"])
+    rows = rows.select(range(arguments.rows))
+    with tempfile.TemporaryDirectory() as folder:
+        peer = trainer(arguments.side, run_config, rows, folder)
+        ready = time.time() - psutil.Process().create_time()
+        print(json.dumps({"ready_seconds": ready, "dtype": str(peer.model.dtype).removeprefix("torch.")}), file=answers)
+        for _ in sys.stdin:
+            started = time.perf_counter()
+            peer.train()
+            answer = {"seconds": time.perf_counter() - started, "peak_rss_bytes": peak_rss_bytes()}
+            answer["losses"] = [entry["loss"] for entry in peer.state.log_history if "loss" in entry]
+            print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()

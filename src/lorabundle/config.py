@@ -58,6 +58,7 @@ class Model(Section):
     revision: str | None = None  # hub only: the 40-digit commit
     dtype: Literal["auto", "bfloat16", "float32"]
     attn_implementation: Literal["auto", "eager", "sdpa"]
+    load_in_4bit: bool
 
     @model_validator(mode="after")
     def _revision_pins_a_hub_model(self) -> "Model":

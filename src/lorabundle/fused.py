@@ -7,7 +7,10 @@ loaded in PEFT's own format. What is not covered here (dropout, other adapter ty
 from functools import partial
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.lora import Linear4bit as PeftLinear4bit
 from torch.nn.functional import cross_entropy, log_softmax, silu
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
@@ -113,7 +116,9 @@ class ResponseNats(torch.autograd.Function):
 
 
 def frozen_weight(base: torch.nn.Linear) -> torch.Tensor:
-    """The weight (out, in) of a base layer in the dtype that it computes in."""
+    """The weight (out, in) of a base layer in the dtype that it computes in; a 4-bit one is restored each time it is used."""
+    if isinstance(base, Linear4bit):
+        return dequantize_4bit(base.weight, base.weight.quant_state)
     return base.weight
 
 
@@ -127,7 +132,7 @@ def response_nats(states: torch.Tensor, head: torch.nn.Module, targets: torch.Te
 def fuse(model: PreTrainedModel) -> None:
     """Let the modules of `model`, with its adapter attached, compute through the functions above where they cover it."""
     for module in model.modules():
-        if isinstance(module, PeftLinear) and covered(module):
+        if isinstance(module, PeftLinear | PeftLinear4bit) and covered(module):
             module.forward = partial(_lora_forward, module, module.active_adapters[0])
         elif isinstance(module, Phi3RMSNorm):
             module.forward = partial(_norm_forward, module)
@@ -135,12 +140,18 @@ def fuse(model: PreTrainedModel) -> None:
             module.forward = partial(_mlp_forward, module)
 
 
-def covered(layer: PeftLinear) -> bool:
+def unfuse(model: PreTrainedModel) -> None:
+    """Give every module its own `forward` back."""
+    for module in model.modules():
+        vars(module).pop("forward", None)
+
+
+def covered(layer: PeftLinear | PeftLinear4bit) -> bool:
     """Whether `LoraLinear` computes what this layer of PEFT's does: one plain adapter, no dropout, no bias."""
     if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
         return False
     name = layer.active_adapters[0]
-    plain = type(layer.base_layer) is torch.nn.Linear and layer.base_layer.bias is None
+    plain = type(layer.base_layer) in (torch.nn.Linear, Linear4bit) and layer.base_layer.bias is None
     dropout = isinstance(layer.lora_dropout[name], torch.nn.Identity)
     return plain and dropout and name not in layer.lora_variant and not layer.lora_bias[name]
 

@@ -1,6 +1,6 @@
 """Load a base model and an adapter in this process alone and write their logits: the check that a saved adapter is whole.
 
-Run as: python -m lorabundle.reload MODEL_DIR ADAPTER_DIR OUTPUT.safetensors DTYPE ATTENTION ID,ID,...
+Run as: python -m lorabundle.reload MODEL_DIR ADAPTER_DIR OUTPUT.safetensors DTYPE ATTENTION 4BIT ID,ID,...
 """
 
 import sys
@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 
 from lorabundle.errors import LorabundleError
-from lorabundle.modeling import load_adapter, quiet_libraries
+from lorabundle.modeling import from_folder, load_adapter
 
 
 @torch.no_grad()
@@ -25,10 +24,9 @@ def plain_logits(model: PeftModel, input_ids: torch.Tensor) -> torch.Tensor:
     return base.lm_head(base.model(input_ids=input_ids, use_cache=False).last_hidden_state)
 
 
-def main(model_dir: str, adapter_dir: str, output: str, dtype: str, attention: str, ids: str) -> int:
+def main(model_dir: str, adapter_dir: str, output: str, dtype: str, attention: str, load_in_4bit: str, ids: str) -> int:
     """Write {"logits": (1, length, vocabulary)} for the token ids."""
-    quiet_libraries()
-    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype), attn_implementation=attention)
+    base, _ = from_folder(Path(model_dir), getattr(torch, dtype), attention, load_in_4bit == "True")
     try:
         model = load_adapter(base.eval(), Path(adapter_dir))
     except LorabundleError as error:

@@ -24,6 +24,7 @@ from trl import SFTConfig, SFTTrainer
 from lorabundle import artifacts, checkpoints, config, modeling, runinfo, scoring, step
 from lorabundle.config import Config, dump_yaml
 from lorabundle.errors import AdapterError
+from lorabundle.fused import unfuse
 from lorabundle.journal import Journal
 from lorabundle.reload import plain_logits
 from lorabundle.stage import Artifacts, run_stage
@@ -61,7 +62,13 @@ class LoraTrainer(SFTTrainer):
     """`SFTTrainer` with a token-weighted validation loss and checkpoints that are known to be whole."""
 
     def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, **kwargs):
+        adapter = {name: value.data for name, value in kwargs["model"].named_parameters() if value.requires_grad}
         super().__init__(**kwargs)
+        for (
+            name,
+            value,
+        ) in adapter.items():  # over a 4-bit base TRL has rounded them to bfloat16, which loses small updates
+            self.model.get_parameter(name).data = value
         self.fingerprint = fingerprint
         self.val_rows = val_rows
         self.tokens_seen = 0
@@ -132,12 +139,10 @@ def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Te
         AdapterError: it does not load, or its logits are not those of the trained model.
     """
     output = adapter.with_name(".reload.safetensors")
+    model = run_config.model
     command = [sys.executable, "-m", "lorabundle.reload", str(run_config.model_dir), str(adapter), str(output)]
-    command += [
-        str(logits.dtype).removeprefix("torch."),
-        modeling.resolve_attention(run_config.model.attn_implementation),
-    ]
-    command += [",".join(map(str, input_ids[0].tolist()))]
+    command += [str(logits.dtype).removeprefix("torch."), modeling.resolve_attention(model.attn_implementation)]
+    command += [str(model.load_in_4bit), ",".join(map(str, input_ids[0].tolist()))]
     try:
         finished = subprocess.run(command, capture_output=True, text=True)
         if finished.returncode != 0:
@@ -232,6 +237,7 @@ def run(run_config: Config) -> Artifacts:
     val_loss = validations[-1]["eval_loss"] if is_last else trainer.evaluate()["eval_loss"]
     save_adapter(trainer.model, tokenizer, run_config, model_card(run_config, manifest, val_loss))
     input_ids = torch.tensor([rows["val"][0]["input_ids"]])
+    unfuse(trainer.model)  # the new process has PEFT's layers
     logits = plain_logits(trainer.model.eval(), input_ids)
     del trainer, model  # the new process needs the memory
     gc.collect()

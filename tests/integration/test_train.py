@@ -259,6 +259,28 @@ def test_dropout_takes_the_plain_layers(prepared):
     assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_4bit_base_is_trained_reloaded_and_evaluated(prepared, dtype):
+    """QLoRA: the base's linear layers in 4 bits, the adapter in float32, the same in every later process."""
+    config = prepared(
+        "model.load_in_4bit=true", f"model.dtype={dtype}", "train.max_steps=40", "train.learning_rate=1e-2"
+    )
+    trained(config)
+    rows = [row["loss"] for row in journal(config) if "loss" in row]
+    assert rows[-1] < 0.9 * rows[0]
+    model = modeling.load_base(config)
+    assert model.model.layers[0].mlp.down_proj.weight.dtype is torch.uint8
+    assert model.lm_head.weight.dtype is getattr(torch, dtype)
+    weights = load_file(config.adapter_dir / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    val = load_from_disk("data/processed/val").to_list()
+    loss = scoring.mean_loss(
+        scoring.score_responses(modeling.load_adapter(model, config.adapter_dir), val, batch_size=8)
+    )
+    told = [row["eval_loss"] for row in journal(config) if "eval_loss" in row][-1]
+    assert loss == pytest.approx(told, abs=1e-4 if dtype == "float32" else 2e-2)
+
+
 def test_divergence_stops_the_run(prepared):
     with pytest.raises(DivergenceError, match=r"training has diverged. Lower train\.learning_rate"):
         train.run(prepared("train.max_steps=20", "train.learning_rate=1e30", "train.warmup_steps=0"))

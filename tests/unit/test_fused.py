@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy
@@ -101,6 +102,28 @@ def test_layers_are_those_of_peft(tiny_copy, dtype, tolerance):
     for expected, result in zip(plain, results(), strict=True):
         assert result.dtype is expected.dtype
         assert (result - expected).abs().max() <= tolerance * expected.abs().max()
+    fused.unfuse(model)
+    assert all(torch.equal(expected, result) for expected, result in zip(plain, results(), strict=True))
+
+
+def test_a_4bit_layer_gives_what_peft_gives_for_it():
+    """The gradient too: it goes through the restored weights, not through the ones that were quantised."""
+    dense = torch.nn.Linear(64, 48, bias=False)
+    layer = Linear4bit(64, 48, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    layer.load_state_dict(dense.state_dict())
+    model = get_peft_model(
+        torch.nn.Sequential(layer.to("cpu")), LoraConfig(r=4, target_modules=["0"], init_lora_weights=False)
+    ).train()
+    x = torch.randn(5, 64, requires_grad=True)
+    expected = model(x)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
+    fused.fuse(model)
+    assert "forward" in vars(model.base_model.model[0])
+    result = model(x)
+    (gradient,) = torch.autograd.grad(result.square().sum(), x)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+    assert (fused.frozen_weight(layer) - dense.weight).abs().max() > 1e-3  # else nothing was quantised
 
 
 @pytest.mark.parametrize("settings", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])

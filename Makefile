@@ -184,7 +184,7 @@ $(RUN)/provenance.json: $(STAGES)/fetch.json
 $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
-$(STAGES)/train.json: $(call code,train checkpoints fused journal reload modeling packing probe prompts runinfo scoring step) $(call section,seed model lora train) \
+$(STAGES)/train.json: $(call code,train checkpoints fused journal memory reload modeling packing probe prompts runinfo scoring step) $(call section,seed model lora train) \
 		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock \
 		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
 	@$(call stage,train)

@@ -1,5 +1,6 @@
 """lorabundle: LoRA fine-tuning of Phi-3-family models on a CPU, from pinned inputs to a submission tarball."""
 
+import logging
 import os
 import sys
 
@@ -9,3 +10,6 @@ if "lorabundle.fetch" not in sys.orig_argv:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are tokenised in one process; silences a fork warning
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # where it is imported on a CPU, it advises about kernels from a hub

@@ -167,7 +167,8 @@ class Train(Section):
     per_device_train_batch_size: int = Field(ge=1)
     per_device_eval_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
-    max_tokens: int = Field(ge=1)  # of one forward pass; the only name here that is not transformers' (it is fairseq's)
+    max_tokens: int = Field(ge=1)  # of one forward pass; the name is fairseq's
+    fit: Literal["stop", "auto"]  # if memory is short; ours
     learning_rate: float = Field(gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"]
     warmup_steps: float = Field(ge=0)

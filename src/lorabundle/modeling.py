@@ -3,18 +3,20 @@
 Everything here works on a folder that `from_pretrained` reads; how it got there is fetch's business.
 """
 
-import logging
+from functools import partial
 from pathlib import Path
 
 import torch
-from bitsandbytes.nn import Linear4bit
+from accelerate import init_empty_weights
+from bitsandbytes.functional import quantize_4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import load_peft_weights
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
     LlamaForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
@@ -27,6 +29,7 @@ from lorabundle import artifacts, probe
 from lorabundle.config import Config
 from lorabundle.errors import AdapterError, ConfigError, ModelFormatError
 
+SLICE = 64 * 2**14  # weights that are quantised at a time, in whole blocks
 FETCH_FIRST = "Delete that folder, if it is there, and run `make fetch` to get the base model."
 
 
@@ -123,33 +126,64 @@ def check_architecture(folder: Path) -> None:
 def from_folder(
     folder: Path, dtype: torch.dtype, attn_implementation: str, load_in_4bit: bool
 ) -> tuple[PreTrainedModel, dict]:
-    """The model as transformers loads it, and its report of missing and unexpected keys.
+    """The model, and a report of its missing and unexpected keys, as transformers gives it.
 
     Args:
         folder: as `save_pretrained` leaves it.
         dtype: of the weights; with `load_in_4bit`, of what is computed with them.
         attn_implementation: "eager" or "sdpa".
-        load_in_4bit: keep the linear layers as NormalFloat4 in blocks of 64 (Dettmers et al. 2023, arXiv 2305.14314). By
-            bitsandbytes, which restores 50 M weights in 5 ms here; torchao's NF4 took 345 ms (EPYC Zen 4, two cores).
+        load_in_4bit: see `load_4bit`.
     """
     quiet_libraries()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it advises about kernels from a hub
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        quantization_config=nf4 if load_in_4bit else None,
-        output_loading_info=True,
-    )
-    for layer in model.modules():
-        if isinstance(layer, Linear4bit):
-            layer.support_avx512bf16_for_cpu = (
-                False  # else its first forward packs the weights for kernels not in the package
-            )
-    return model, report
+    load = load_4bit if load_in_4bit else partial(AutoModelForCausalLM.from_pretrained, output_loading_info=True)
+    return load(folder, dtype=dtype, attn_implementation=attn_implementation)
+
+
+def load_4bit(folder: Path, dtype: torch.dtype, attn_implementation: str) -> tuple[PreTrainedModel, dict]:
+    """The model with the layers' linear weights as NormalFloat4 in blocks of 64 (Dettmers et al. 2023, arXiv 2305.14314).
+
+    By bitsandbytes, which restores 50 M weights in 5 ms; torchao's NF4 took 345 ms (EPYC Zen 4, two cores). Weights are read
+    one at a time: transformers' own loading of such a model held 15.6 GB at Phi-3-mini's size, which is 2.3 GB when loaded.
+    """
+    settings = AutoConfig.from_pretrained(folder)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=attn_implementation)
+    empty, unexpected = dict(model.named_parameters()), []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            names = list(tensors.keys())
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            if empty.pop(name, None) is None:
+                unexpected.append(name)
+                continue
+            with safe_open(
+                file, framework="pt"
+            ) as tensors:  # closed each time, or what has been read would stay mapped
+                weight = tensors.get_tensor(name).to(dtype, copy=True)
+            module = model.get_submodule(path)
+            if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
+                model.set_submodule(path, _linear_4bit(weight))
+            else:
+                setattr(module, leaf, torch.nn.Parameter(weight, requires_grad=False))
+    model.tie_weights()
+    model.is_loaded_in_4bit = True  # where PEFT looks
+    missing = [name for name, weight in model.named_parameters() if weight.device.type == "meta"]
+    return model, {"missing_keys": missing, "unexpected_keys": unexpected}
+
+
+def _linear_4bit(weight: torch.Tensor) -> Linear4bit:
+    """A linear layer that holds `weight` (out, in) in 4 bits, quantised a slice at a time: at once would take 32 times its size."""
+    with torch.device("meta"):
+        layer = Linear4bit(weight.shape[1], weight.shape[0], bias=False, compute_dtype=weight.dtype, quant_type="nf4")
+    slices = [quantize_4bit(part, quant_type="nf4", blocksize=64) for part in weight.flatten().split(SLICE)]
+    state = slices[0][1]
+    state.absmax, state.shape = torch.cat([part.absmax for _, part in slices]), weight.shape
+    packed = torch.cat([data for data, _ in slices])
+    layer.weight = Params4bit(packed, requires_grad=False, quant_state=state, bnb_quantized=True, module=layer)
+    layer.weight.quant_type = "nf4"
+    layer.support_avx512bf16_for_cpu = False  # else its first forward packs the weights for kernels not in the package
+    return layer
 
 
 def load_base(config: Config) -> PreTrainedModel:

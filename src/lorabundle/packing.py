@@ -4,7 +4,7 @@ Each row attends to itself and to the tokens that all rows start with (a templat
 so the result is that of padded batches: hidden states and gradients are compared with transformers' own in the tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -53,21 +53,30 @@ class Packed:
     places: torch.Tensor
 
 
-def shared_start(rows: list[dict]) -> int:
-    """How many tokens all rows start with, of those that come before any label and before any row's last token."""
-    shortest = min(next(t for t, label in enumerate(row["labels"]) if label != IGNORE_INDEX) for row in rows) - 1
-    first = rows[0]["input_ids"]
-    same = (place for place in range(shortest) if any(row["input_ids"][place] != first[place] for row in rows))
-    return max(0, next(same, shortest))
+def shared_start(rows: Iterable[dict]) -> int:
+    """How many tokens all rows start with, of those that come before the token that predicts any row's first label."""
+    start: list[int] | None = None
+    for row in rows:
+        ids, labels = row["input_ids"], row["labels"]
+        usable = next(place for place, label in enumerate(labels) if label != IGNORE_INDEX) - 1
+        start = ids[: max(0, usable)] if start is None else start
+        same = (place for place, token in enumerate(start) if place >= usable or ids[place] != token)
+        start = start[: next(same, len(start))]
+    return len(start or [])
 
 
-def batches(rows: list[dict], shared: int, max_tokens: int) -> list[list[int]]:
-    """Indices of rows to pack together, in order of length; more than one row only if they fit in `max_tokens`."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+def batches(lengths: list[int], shared: int, max_tokens: int) -> list[list[int]]:
+    """Indices of rows to pack together, in order of length; more than one row only if they fit in `max_tokens`.
+
+    Args:
+        lengths: of the rows' "input_ids".
+        shared: tokens at their start that are packed once.
+        max_tokens: of a pack.
+    """
     result: list[list[int]] = []
     room = 0
-    for index in order:
-        length = len(rows[index]["input_ids"]) - 1 - shared
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[index] - 1 - shared
         if not result or length > room:
             result.append([])
             room = max_tokens - shared

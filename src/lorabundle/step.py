@@ -4,8 +4,11 @@
 PEFT's own layers give (tested over 20 steps beside TRL's `SFTTrainer`).
 """
 
+from collections.abc import Iterable
+
 import torch
 from peft import PeftModel
+from transformers import PreTrainedConfig
 
 from lorabundle import packing
 from lorabundle.fused import fuse, response_nats
@@ -13,10 +16,15 @@ from lorabundle.fused import fuse, response_nats
 __all__ = ["backward", "fuse", "sharable_start", "unpadded"]
 
 
-def sharable_start(model: PeftModel, rows: list[dict]) -> int:
-    """How many tokens the rows' shared start has; 0 where dropout would have to differ from row to row."""
-    settings, lora = model.get_base_model().config, model.peft_config["default"]
-    dropouts = (lora.lora_dropout, settings.attention_dropout, settings.resid_pdrop, settings.embd_pdrop)
+def sharable_start(settings: PreTrainedConfig, lora_dropout: float, rows: Iterable[dict]) -> int:
+    """How many tokens the rows' shared start has; 0 where dropout would have to differ from row to row.
+
+    Args:
+        settings: the base model's.
+        lora_dropout: the adapter's.
+        rows: {"input_ids", "labels"}; gone through once.
+    """
+    dropouts = lora_dropout, settings.attention_dropout, settings.resid_pdrop, settings.embd_pdrop
     return 0 if any(dropouts) else packing.shared_start(rows)
 
 
@@ -44,7 +52,7 @@ def backward(model: PeftModel, rows: list[dict], shared: int, max_tokens: int, r
     base = model.get_base_model()
     total = torch.zeros(())
     with packing.packed_attention(base):
-        for indices in packing.batches(rows, shared, max_tokens):
+        for indices in packing.batches([len(row["input_ids"]) for row in rows], shared, max_tokens):
             packed = packing.pack([rows[index] for index in indices], shared)
             states = packing.scored_states(base, packed)
             loss = response_nats(states, base.lm_head, packed.targets) / responses

@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import PrinterCallback, ProgressCallback, TrainerState, set_seed
+from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerState, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import artifacts, checkpoints, config, modeling, runinfo, scoring, step
+from lorabundle import artifacts, checkpoints, config, memory, modeling, runinfo, scoring, step
 from lorabundle.config import Config, dump_yaml
 from lorabundle.errors import AdapterError
 from lorabundle.fused import unfuse
@@ -61,7 +61,7 @@ class StepSampler(torch.utils.data.Sampler):
 class LoraTrainer(SFTTrainer):
     """`SFTTrainer` with a token-weighted validation loss and checkpoints that are known to be whole."""
 
-    def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, **kwargs):
+    def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, shared: int, **kwargs):
         adapter = {name: value.data for name, value in kwargs["model"].named_parameters() if value.requires_grad}
         super().__init__(**kwargs)
         for (
@@ -73,7 +73,7 @@ class LoraTrainer(SFTTrainer):
         self.val_rows = val_rows
         self.tokens_seen = 0
         self.max_tokens = max_tokens
-        self.shared = step.sharable_start(self.model, self.train_dataset.to_list())
+        self.shared = shared
         step.fuse(self.model)
 
     def _get_train_sampler(self, train_dataset=None) -> StepSampler:
@@ -115,7 +115,7 @@ def sft_config(run_config: Config, folder: Path) -> SFTConfig:
     settings = run_config.train
     return SFTConfig(
         output_dir=str(folder),
-        **settings.model_dump(exclude={"max_tokens"}),
+        **settings.model_dump(exclude={"max_tokens", "fit"}),
         seed=run_config.seed,
         use_cpu=True,
         bf16=False,  # no autocast: the step computes in the base weights' dtype, and adapter weights stay float32
@@ -192,12 +192,25 @@ Settings of the training:
 """
 
 
+def largest_rows(run_config: Config, rows: Dataset, shared: int) -> tuple[list[dict], int]:
+    """The rows of the training's largest forward pass, and how many tokens they share."""
+    lengths, train = [len(ids) for ids in rows["input_ids"]], run_config.train
+    order = StepSampler(lengths, train.per_device_train_batch_size * train.gradient_accumulation_steps, run_config.seed)
+    return rows.select(memory.largest_pass(lengths, order, shared, train)).to_list(), shared
+
+
 def run(run_config: Config) -> Artifacts:
     """Train, or go on training, and save the adapter."""
     manifest = artifacts.read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
     rows = {n: load_from_disk(config.PROCESSED / n).select_columns(["input_ids", "labels"]) for n in ("train", "val")}
     tokenizer = modeling.load_tokenizer(run_config.model_dir)
-    artifacts.write_json(run_config.run_dir / "environment.json", runinfo.environment(run_config))
+    modeling.check_architecture(run_config.model_dir)
+    settings = AutoConfig.from_pretrained(run_config.model_dir)
+    shared = step.sharable_start(settings, run_config.lora.lora_dropout, rows["train"])
+    run_config, needed = memory.fit(run_config, *largest_rows(run_config, rows["train"], shared))
+    log.info("memory, reckoned from shapes:\n%s", memory.table(needed))
+    facts = runinfo.environment(run_config) | {"memory_estimate_bytes": needed}
+    artifacts.write_json(run_config.run_dir / "environment.json", facts)
 
     set_seed(run_config.seed)  # LoRA's A matrices are drawn when the adapter is attached
     model = modeling.attach_lora(modeling.load_base(run_config), run_config)
@@ -217,6 +230,7 @@ def run(run_config: Config) -> Artifacts:
         fingerprint=fingerprint,
         val_rows=rows["val"].to_list(),
         max_tokens=run_config.train.max_tokens,
+        shared=shared,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -23,7 +23,7 @@ from lorabundle import artifacts, config, packing, probe, runinfo
 from lorabundle.prompts import IGNORE_INDEX
 from tests.bench.bench_evaluation import OUTPUT, REPEATS, compare
 
-STEPS, QUICK_STEPS = 6, 1
+STEPS, QUICK_STEPS = 3, 1
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 SIDES = {  # name -> (peer's arguments, environment); ours comes last in each group, as `compare` wants it
     "best": {
@@ -44,8 +44,9 @@ class Peer:
     """A side's process, up to its being ready."""
 
     def __init__(self, side: list[str], rows: int, environment: dict[str, str], arguments: argparse.Namespace):
-        command = [sys.executable, "-W", "ignore", "-m", "tests.bench.peer", *side, str(rows)]
-        command += ["--config", str(arguments.config), *(["--set", *arguments.set] if arguments.set else [])]
+        kind, dtype, *settings = side
+        command = [sys.executable, "-W", "ignore", "-m", "tests.bench.peer", kind, dtype, str(rows)]
+        command += ["--config", str(arguments.config), "--set", *arguments.set, *settings]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         self.process = subprocess.Popen(command, env=os.environ | environment, **pipes)
         self.ready = self._answer()
@@ -113,7 +114,10 @@ def flops(run_config: config.Config, rows: list[dict]) -> dict[str, float]:
     linears = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     layers, head = sum(m.weight.numel() for m in linears), model.lm_head.weight.numel()
     shared, per_step = packing.shared_start(rows), [rows[i : i + 16] for i in range(0, len(rows), 16)]
-    passes = sum(len(packing.batches(step, shared, run_config.train.max_tokens)) for step in per_step)
+    passes = sum(
+        len(packing.batches([len(row["input_ids"]) for row in step], shared, run_config.train.max_tokens))
+        for step in per_step
+    )
     tokens = sum(len(row["input_ids"]) - 1 for row in rows)
     responses = sum(label != IGNORE_INDEX for row in rows for label in row["labels"])
     computed = tokens - shared * (len(rows) - passes)

@@ -14,11 +14,12 @@ import tempfile
 import time
 
 import psutil
-from datasets import load_from_disk
-from transformers import PrinterCallback, set_seed
+from datasets import Dataset, load_from_disk
+from transformers import AutoConfig, PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import config, modeling, train
+from lorabundle import config, modeling, step, train
+from lorabundle.prompts import IGNORE_INDEX
 from lorabundle.stage import peak_rss_bytes
 
 EFFECTIVE_BATCH = 16
@@ -51,11 +52,19 @@ def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrain
         steps = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": EFFECTIVE_BATCH // batch}
         result = StockTrainer(args=SFTConfig(folder, bf16=dtype == "bfloat16", **steps, **common), **given)
     else:
-        steps = {"per_device_train_batch_size": EFFECTIVE_BATCH, "gradient_checkpointing": False, "bf16": False}
-        extra = {"fingerprint": "", "val_rows": [], "max_tokens": run_config.train.max_tokens}
+        steps = {"per_device_train_batch_size": EFFECTIVE_BATCH, "bf16": False}
+        steps |= {"gradient_checkpointing": run_config.train.gradient_checkpointing}
+        shared = step.sharable_start(model.get_base_model().config, run_config.lora.lora_dropout, rows)
+        extra = {"fingerprint": "", "val_rows": [], "max_tokens": run_config.train.max_tokens, "shared": shared}
         result = train.LoraTrainer(args=SFTConfig(folder, **steps, **common), **given, **extra)
     result.remove_callback(PrinterCallback)
     return result
+
+
+def folded(row: dict, vocabulary: int) -> dict:
+    """The row with ids that a model of that vocabulary has: the same ids, unless it is the smaller one of another model."""
+    labels = [label if label == IGNORE_INDEX else label % vocabulary for label in row["labels"]]
+    return {"input_ids": [token % vocabulary for token in row["input_ids"]], "labels": labels}
 
 
 def main() -> None:
@@ -70,7 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     run_config = config.load_config(arguments.config, [*arguments.set, f"model.dtype={arguments.dtype}"])
     rows = load_from_disk(config.PROCESSED / "train").select_columns(["input_ids", "labels"])
-    rows = rows.select(range(arguments.rows))
+    vocabulary = AutoConfig.from_pretrained(run_config.model_dir).vocab_size
+    rows = Dataset.from_list([folded(row, vocabulary) for row in rows.select(range(arguments.rows))])
     with tempfile.TemporaryDirectory() as folder:
         peer = trainer(arguments.side, run_config, rows, folder)
         ready = time.time() - psutil.Process().create_time()

@@ -251,10 +251,9 @@ def test_gradient_checkpointing_changes_nothing(prepared):
 def test_dropout_takes_the_plain_layers(prepared):
     """With dropout no row may share another's, and PEFT's own layers compute."""
     config = prepared("train.max_steps=4", "lora.lora_dropout=0.2")
-    model = modeling.attach_lora(modeling.load_base(config), config)
-    rows = load_from_disk("data/processed/train").to_list()
-    assert step.sharable_start(model, rows) == 0
-    assert step.sharable_start(modeling.attach_lora(modeling.load_base(prepared()), prepared()), rows) > 0
+    settings, rows = modeling.load_base(config).config, load_from_disk("data/processed/train")
+    assert step.sharable_start(settings, 0.2, rows) == 0
+    assert step.sharable_start(settings, 0.0, rows) > 0
     trained(config)
     assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
 

@@ -37,15 +37,15 @@ def test_layout_by_hand():
 
 
 def test_batches_go_by_length_and_keep_to_the_limit():
-    rows = [row([1] * length, 1) for length in (9, 3, 30, 5, 4)]
-    assert packing.batches(rows, shared=0, max_tokens=12) == [[1, 4, 3], [0], [2]]  # 2 + 3 + 4, 8, and 29 by itself
-    assert packing.batches(rows, shared=1, max_tokens=12) == [
+    lengths = [9, 3, 30, 5, 4]
+    assert packing.batches(lengths, shared=0, max_tokens=12) == [[1, 4, 3], [0], [2]]  # 2 + 3 + 4, 8, and 29 by itself
+    assert packing.batches(lengths, shared=1, max_tokens=12) == [
         [1, 4, 3],
         [0],
         [2],
     ]  # 1 + 1 + 2 + 3 = 7, but 7 more is too much
-    assert packing.batches(rows, shared=1, max_tokens=14) == [[1, 4, 3, 0], [2]]
-    assert packing.batches(rows, shared=0, max_tokens=1) == [[1], [4], [3], [0], [2]]
+    assert packing.batches(lengths, shared=1, max_tokens=14) == [[1, 4, 3, 0], [2]]
+    assert packing.batches(lengths, shared=0, max_tokens=1) == [[1], [4], [3], [0], [2]]
 
 
 def test_mask_by_hand():

@@ -46,7 +46,7 @@ VENV := .venv/.complete
 DEV := .venv/.dev-complete
 # The environment that the engine runs stages in
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
-ENGINELESS := help clean distclean test test-browser lint lock
+ENGINELESS := help clean distclean test test-slow test-browser lint lock
 ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
 engine := $(shell ENGINE=$(ENGINE) docker/run.sh --engine)
 $(if $(engine),,$(error no engine to run in))
@@ -227,16 +227,26 @@ test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest
 
+## test-slow: compare the memory estimate with measured peaks (about ten minutes)
+.PHONY: test-slow
+test-slow: export ENGINE = venv
+test-slow: $(DEV)
+	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
+	docker/run.sh python -m pytest tests/slow -s
+
 ## test-browser: open results.html in headless Chromium, which must be installed
 .PHONY: test-browser
 test-browser: export ENGINE = venv
 test-browser: $(DEV)
 	docker/run.sh python -m pytest tests/browser
 
-## bench: measure the speed of scoring and generation beside the stock libraries (QUICK=1: fewer rows)
+## bench: measure training, scoring and generation beside the stock libraries (QUICK=1: fewer rows, default model only)
 .PHONY: bench
 bench: $(STAGES)/preprocess.json
-	docker/run.sh python -m tests.bench.bench_evaluation --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)
+	docker/run.sh python -m tests.bench.bench_training $(bench_arguments)
+	docker/run.sh python -m tests.bench.bench_evaluation $(bench_arguments)
+	$(if $(QUICK),,docker/run.sh python -m tests.bench.bench_geometry --config $(CONFIG) $(if $(SET),--set $$SET))
+bench_arguments = --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)
 
 ## lint: check style and formatting
 .PHONY: lint

@@ -102,10 +102,10 @@ def fit(config: Config, rows: list[dict], shared: int) -> tuple[Config, dict[str
     if sum(needed.values()) <= free:
         return config, needed
     short = f"Training needs about {sum(needed.values()) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
+    lengths = [len(row["input_ids"]) for row in rows]
     for setting, changed in cheaper(config):
-        size = changed.train.max_tokens
-        largest = [rows[index] for index in packing.batches([len(row["input_ids"]) for row in rows], shared, size)[-1]]
-        less = estimate(changed, largest, shared)
+        largest = largest_pass(lengths, range(len(rows)), shared, changed.train)
+        less = estimate(changed, [rows[index] for index in largest], shared)
         if sum(less.values()) > free:
             continue
         if config.train.fit == "auto" and changed.model == config.model:

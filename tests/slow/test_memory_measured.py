@@ -1,0 +1,67 @@
+"""The memory estimate beside the measured peak of real trainings, in processes of their own: within 15 %."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import Phi3Config, Phi3ForCausalLM
+
+from lorabundle.artifacts import atomic_dir
+from tests.conftest import ROOT
+
+SETTINGS = {
+    "default": [],
+    "bfloat16": ["model.dtype=bfloat16"],
+    "small passes": ["train.max_tokens=256"],
+    "checkpointing": ["train.gradient_checkpointing=true"],
+    "checkpointing, bfloat16": ["train.gradient_checkpointing=true", "model.dtype=bfloat16"],
+    "short rows": ["data.max_length=64"],
+    "larger model": ["model.name=larger", "model.source=local", "model.path=larger"],
+    "larger model, bfloat16": ["model.name=larger", "model.source=local", "model.path=larger", "model.dtype=bfloat16"],
+    "larger model, 4 bits": [
+        *("model.name=larger", "model.source=local", "model.path=larger", "model.dtype=bfloat16"),
+        "model.load_in_4bit=true",
+    ],
+}
+COMMON = ["train.per_device_train_batch_size=16", "train.max_steps=3", "train.eval_steps=100", "train.save_steps=100"]
+COMMON += ["data.max_val_examples=4", "lora.r=16"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with the default model, and one of 0.5 B parameters with random weights."""
+    folder = tmp_path_factory.mktemp("memory")
+    for name in ("config", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
+    for name in ("data/raw/wheels", "data/models/smollm2-135m-phi3"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(ROOT / name)
+    torch.manual_seed(0)
+    shape = {"vocab_size": 49152, "hidden_size": 1280, "intermediate_size": 3456, "num_hidden_layers": 20}
+    shape |= {"num_attention_heads": 20, "num_key_value_heads": 20, "tie_word_embeddings": True, "pad_token_id": 2}
+    with atomic_dir(folder / "larger") as temporary:
+        Phi3ForCausalLM(Phi3Config(**shape)).save_pretrained(temporary)
+        for file in (ROOT / "data/models/smollm2-135m-phi3").glob("*token*"):
+            shutil.copy(file, temporary)
+        for file in (ROOT / "data/models/smollm2-135m-phi3").glob("*.jinja"):
+            shutil.copy(file, temporary)
+    return folder
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_estimate_is_near_the_measured_peak(project, name):
+    overrides = [*COMMON, *SETTINGS[name], "run=measured"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    for stage in ("fetch", "preprocess", "train"):
+        command = [sys.executable, "-m", f"lorabundle.{stage}", "--config", "config/smoke.yaml", "--set", *overrides]
+        finished = subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment)
+        assert finished.returncode == 0, finished.stderr
+    run = project / "outputs/measured"
+    estimate = sum(json.loads((run / "environment.json").read_text())["memory_estimate_bytes"].values())
+    peak = json.loads((run / "stages/train.json").read_text())["peak_rss_bytes"]
+    print(f"{name}: estimated {estimate / 1e9:.2f} GB, measured {peak / 1e9:.2f} GB ({estimate / peak - 1:+.0%})")
+    assert estimate == pytest.approx(peak, rel=0.15)

@@ -22,6 +22,7 @@ log = logging.getLogger("lorabundle.train")
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # in a container: what it may use of the machine's memory
 BITS_4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for each 64
 STEPS = (512, 256, 128)  # max_tokens to fall back on
+LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
 ROUNDING = 1.25  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.1 to 1.3
 
 
@@ -79,7 +80,7 @@ def estimate(config: Config, rows: list[dict], shared: int) -> dict[str, int]:
     if config.model.load_in_4bit:
         backward += widest * dtype.itemsize
     return {
-        "Python and libraries": psutil.Process().memory_info().rss,
+        "Python and libraries": psutil.Process().memory_info().rss + LATER,
         "base weights": base,
         "adapter": 4 * adapter,
         "gradients": 4 * adapter,

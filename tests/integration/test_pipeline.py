@@ -48,7 +48,8 @@ def test_each_stage_leaves_exactly_its_files(project):
             *("environment.json", "train_log.jsonl", "checkpoints/finished.json"),
             *(f"adapter/{name}" for name in adapter.split()),
             *(f"checkpoints/checkpoint-{step}/{name}" for step in (2, 4) for name in checkpoint),
-        ),
+        )
+        | {"outputs/.probe.json"},
         "evaluate": of_run("evaluate", "examples.jsonl", "metrics.json"),
         "sample": of_run("sample", "samples.jsonl"),
         "report": of_run("report")

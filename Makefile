@@ -189,7 +189,7 @@ $(STAGES)/train.json: $(call code,train checkpoints fused journal memory reload 
 		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
 	@$(call stage,train)
 
-$(STAGES)/evaluate.json: $(call code,evaluate diagnosis intervals locks metrics modeling packing probe prompts reasoning scoring summary) \
+$(STAGES)/evaluate.json: $(call code,evaluate diagnosis fused intervals locks metrics modeling packing probe prompts reasoning scoring summary) \
 		$(call section,seed model data evaluate) $(STAGES)/train.json $(call missing,$(RUN)/metrics.json $(RUN)/examples.jsonl)
 	@$(call stage,evaluate)
 

@@ -165,7 +165,6 @@ class Train(Section):
     num_train_epochs: float = Field(gt=0)
     max_steps: int = Field(ge=-1)
     per_device_train_batch_size: int = Field(ge=1)
-    per_device_eval_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
     max_tokens: int = Field(ge=1)  # of one forward pass; the name is fairseq's
     fit: Literal["stop", "auto"]  # if memory is short; ours

@@ -149,7 +149,7 @@ def run(run_config: Config) -> Artifacts:
     baselines = baselines_of(train_rows, rows, model.config.vocab_size)
 
     def score() -> list[scoring.Score]:
-        return scoring.score_responses(model, rows, run_config.evaluate.batch_size)
+        return scoring.score_responses(model, rows)
 
     scores = {"base": score()}
     mistakes = find_mistakes(run_config, rows, manifest, model, tokenizer)

@@ -11,12 +11,13 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.lora import Linear4bit as PeftLinear4bit
-from torch.nn.functional import cross_entropy, log_softmax, silu
+from torch.nn.functional import cross_entropy, log_softmax, pad, silu
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 from transformers.models.phi3.modeling_phi3 import Phi3MLP, Phi3RMSNorm
 
 HEAD_ROWS = 256  # responses whose logits are held at a time: 256 x 49,152 x 4 bytes = 50 MB
+HEAD_MULTIPLE = 32  # their number is rounded up to it (see packing.TOKENS_MULTIPLE)
 
 
 class LoraLinear(torch.autograd.Function):
@@ -97,17 +98,19 @@ class ResponseNats(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states, weight, targets):
-        nats = torch.zeros((), dtype=torch.float64)
+        nats, count = torch.zeros((), dtype=torch.float64), len(states)
+        fill = -count % HEAD_MULTIPLE
+        states, targets = pad(states, (0, 0, 0, fill)), pad(targets, (0, fill))
         gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(states), HEAD_ROWS):
+        for start in range(0, count, HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             labels = targets[rows, None]
             likelihoods = log_softmax((states[rows] @ weight.T).float(), dim=-1)
-            nats -= likelihoods.gather(1, labels).sum(dtype=torch.float64)
+            nats -= likelihoods.gather(1, labels)[: count - start].sum(dtype=torch.float64)
             if gradient is not None:
                 errors = likelihoods.exp_().scatter_add_(1, labels, torch.full(labels.shape, -1.0))
                 torch.mm(errors.to(states.dtype), weight, out=gradient[rows])
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(None if gradient is None else gradient[:count])
         return nats
 
     @staticmethod

@@ -65,8 +65,9 @@ def estimate(config: Config, rows: list[dict], shared: int) -> dict[str, int]:
         else:
             four_bits = config.model.load_in_4bit and name.endswith("base_layer.weight")
             base += int(weight.numel() * (BITS_4 if four_bits else dtype.itemsize))
-    one, two = (_kept(_meta_model(config, settings, dtype, attention, layers), rows, shared) for layers in (1, 2))
-    places = shared + sum(len(row["input_ids"]) - 1 - shared for row in rows)
+    packed = packing.pack(rows, shared)
+    one, two = (_kept(_meta_model(config, settings, dtype, attention, layers), packed) for layers in (1, 2))
+    places = packed.input_ids.shape[1]
     further = two - one  # a layer keeps so much; with checkpointing its input alone, until it is gone through again
     if config.train.gradient_checkpointing:
         further = places * settings.hidden_size * dtype.itemsize
@@ -168,7 +169,7 @@ def _meta_model(config: Config, settings, dtype: torch.dtype, attention: str, la
     return model
 
 
-def _kept(model, rows: list[dict], shared: int) -> int:
+def _kept(model, packed: packing.Packed) -> int:
     """Bytes of the tensors that autograd keeps of a forward pass, parameters excluded."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
@@ -179,7 +180,7 @@ def _kept(model, rows: list[dict], shared: int) -> int:
             storages[storage._cdata] = storage  # held, so that its number is not given to another
         return tensor
 
-    packed, base = packing.pack(rows, shared), model.get_base_model()
+    base = model.get_base_model()
     tensors = {name: value.to("meta") for name, value in vars(packed).items() if isinstance(value, torch.Tensor)}
     hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
     with torch.device("meta"), hooks, packing.packed_attention(base):

@@ -17,6 +17,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from lorabundle.prompts import IGNORE_INDEX
 
 ROWS_PER_GROUP = 4  # rows of similar length that attention pads to one; 2 and 8 were no faster
+# Sizes are rounded up to these, because oneDNN generates and keeps about 0.5 MB of code for each new shape of a product: over
+# the default run's 125 steps, each of other lengths, that came to more than 1 GB
+TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 16  # of a pack; of a group's rows
 SDPA_FROM = 1024  # tokens of a row from which the fused attention is used in any case: the other keeps length^2 weights
 
 
@@ -31,7 +34,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows end to end, without each row's last token, which predicts nothing.
+    """Rows end to end, without each row's last token, which predicts nothing. The last row is filled up with token 0.
 
     Attributes:
         input_ids, position_ids: (1, tokens); a row's positions count from its own start.
@@ -100,11 +103,20 @@ def pack(rows: list[dict], shared: int) -> Packed:
         input_ids = input_ids + row["input_ids"][shared:-1]
         position_ids += range(shared, shared + lengths[-1])
         targets += row["labels"][shared + 1 :]
+    # Nothing attends to the fill behind the last row, so it gets no gradient. Its positions are 0: none is beyond the model's
+    fill = -len(input_ids) % TOKENS_MULTIPLE
+    input_ids, position_ids, targets = (
+        input_ids + [0] * fill,
+        position_ids + [0] * fill,
+        targets + [IGNORE_INDEX] * fill,
+    )
+    lengths[-1] += fill
     groups = [Group(1, shared, 0)] if shared else []
     padded, real = [torch.arange(shared)], [torch.ones(shared, dtype=torch.bool)]
     for first in range(0, len(rows), ROWS_PER_GROUP):
         members = range(first, min(first + ROWS_PER_GROUP, len(rows)))
         longest = max(lengths[row] for row in members)
+        longest += -longest % LENGTH_MULTIPLE
         groups.append(Group(len(members), longest, shared))
         offsets = torch.arange(longest)
         for row in members:

@@ -10,11 +10,12 @@ import torch
 from peft import PeftModel
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from lorabundle.prompts import IGNORE_INDEX, end_of_turn_id
+from lorabundle import packing
+from lorabundle.fused import HEAD_MULTIPLE, HEAD_ROWS
+from lorabundle.prompts import end_of_turn_id
 
-# Tokens in one forward pass, padding included: on one thread 384 was 6 % faster than 512, and larger ones were slower yet,
-# because they pad more. Their logits take at most 384 x 49,152 x 4 bytes = 75 MB (those of a longer row alone, more).
-BATCH_TOKENS = 384
+PASS_TOKENS = 1024  # of a forward pass that scores rows
+PROMPT_TOKENS = 384  # of one that reads prompts, padding included
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ def mean_loss(scores: list[Score]) -> float:
 def _batches_by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
     """Indices in batches of similar length, the longest first, so that running out of memory shows at once.
 
-    A batch has at most `batch_size` rows and, unless it is a single row, at most `BATCH_TOKENS` tokens with its padding.
+    A batch has at most `batch_size` prompts and, unless it is a single one, at most `PROMPT_TOKENS` tokens with its padding.
     """
     order, batches = sorted(range(len(lengths)), key=lambda index: -lengths[index]), []
     while order:
-        size = max(1, min(batch_size, BATCH_TOKENS // lengths[order[0]]))
+        size = max(1, min(batch_size, PROMPT_TOKENS // lengths[order[0]]))
         batches, order = [*batches, order[:size]], order[size:]
     return batches
 
@@ -85,33 +86,35 @@ class _SharedStart:
 
 
 @torch.no_grad()
-def score_responses(model: PreTrainedModel | PeftModel, rows: list[dict], batch_size: int) -> list[Score]:
+def score_responses(model: PreTrainedModel | PeftModel, rows: list[dict]) -> list[Score]:
     """Score each row's response tokens under `model`, in the rows' order.
 
-    The head is applied at response positions alone, in float32.
+    The rows are packed, as in training; the head is applied at response positions alone, and its logits are float32.
 
     Args:
         model: a causal language model, with or without an adapter, in evaluation mode.
         rows: {"input_ids", "labels"}; a label of -100 is not scored, and at least one is another.
-        batch_size: rows in one forward pass, at most: long rows go in smaller batches.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    inputs = [row["input_ids"][:-1] for row in rows]  # the last token predicts nothing
-    targets = [row["labels"][1:] for row in rows]  # the token at t is predicted from the hidden state at t - 1
-    first_scored = [next(t for t, label in enumerate(target) if label != IGNORE_INDEX) for target in targets]
-    start = _SharedStart(base, [ids[: first + 1] for ids, first in zip(inputs, first_scored, strict=True)])
+    shared = packing.shared_start(rows)
     scores: list[Score | None] = [None] * len(rows)
-    for batch in _batches_by_length([len(ids) - start.length for ids in inputs], batch_size):
-        hidden, _ = start.forward([inputs[index] for index in batch])
-        labels = _pad([targets[index][start.length :] for index in batch], value=IGNORE_INDEX)
-        scored = labels != IGNORE_INDEX
-        logits = base.lm_head(hidden[scored]).float()
-        nats = torch.nn.functional.cross_entropy(logits, labels[scored], reduction="none")
-        correct = logits.argmax(dim=-1) == labels[scored]
-        tokens = scored.sum(dim=1).tolist()
-        for index, row_nats, row_correct in zip(batch, nats.split(tokens), correct.split(tokens), strict=True):
-            scores[index] = Score(row_nats.double().sum().item(), len(row_nats), int(row_correct.sum()))
+    with packing.packed_attention(base):
+        for indices in packing.batches([len(row["input_ids"]) for row in rows], shared, PASS_TOKENS):
+            packed = packing.pack([rows[index] for index in indices], shared)
+            states = packing.scored_states(base, packed)
+            portions = zip(states.split(HEAD_ROWS), packed.targets.split(HEAD_ROWS), strict=True)
+            nats, correct = zip(*(_score(base.lm_head, *portion) for portion in portions), strict=True)
+            parts = (torch.cat(values).split(packed.response_tokens) for values in (nats, correct))
+            for index, row_nats, row_correct in zip(indices, *parts, strict=True):
+                scores[index] = Score(row_nats.double().sum().item(), len(row_nats), int(row_correct.sum()))
     return scores
+
+
+def _score(head: torch.nn.Module, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """-log p(target) of each state (n, hidden) under `head`, and whether the target ranks first: two tensors (n,)."""
+    fill = -len(states) % HEAD_MULTIPLE
+    logits = head(torch.nn.functional.pad(states, (0, 0, 0, fill)))[: len(states)].float()
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=-1) == targets
 
 
 @torch.no_grad()

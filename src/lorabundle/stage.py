@@ -65,9 +65,8 @@ def _explain(error: BaseException, name: str) -> LorabundleError:
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return MemoryExhaustedError(
-            "There is not enough memory. Lower train.max_tokens (which keeps the result), train.per_device_eval_batch_size, "
-            "evaluate.batch_size or data.max_length, or set train.gradient_checkpointing: true; then run the same command "
-            "again."
+            "There is not enough memory. Lower train.max_tokens (which keeps the result), evaluate.batch_size or "
+            "data.max_length, or set train.gradient_checkpointing: true; then run the same command again."
         )
     if isinstance(error, OSError):
         return OutputError(

@@ -90,7 +90,7 @@ class LoraTrainer(SFTTrainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Validation loss in nats a response token. (transformers' own averages the batches' means.)"""
         self.model.eval()
-        scores = scoring.score_responses(self.model, self.val_rows, self.args.per_device_eval_batch_size)
+        scores = scoring.score_responses(self.model, self.val_rows)
         metrics = {"eval_loss": scoring.mean_loss(scores)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -1,6 +1,6 @@
 """Speed of our scoring and generation beside the stock ones, on a run's base model and the prompts of its test split.
 
-- scoring: `score_responses` at the config's evaluate.batch_size beside `SFTTrainer.evaluate` at its defaults (batches of
+- scoring: `score_responses` beside `SFTTrainer.evaluate` at its defaults (batches of
   8, with its own loss, entropy and accuracy) in the same dtype. Where that is float32, also beside its default bf16=True,
   which saves time by computing less exactly.
 - generation: `generate` beside transformers' greedy `generate`, one prompt at a time.
@@ -87,7 +87,7 @@ def trainer_loss(scores: list[scoring.Score], batch_size: int) -> float:
 def bench_scoring(run_config: Config, model: PreTrainedModel, rows: Dataset) -> dict:
     """`score_responses` beside `SFTTrainer.evaluate`."""
     is_float32 = model.dtype is torch.float32
-    examples, batch_size = rows.to_list(), run_config.evaluate.batch_size
+    examples = rows.to_list()
     with tempfile.TemporaryDirectory() as folder:
         same = sft_trainer(run_config, rows, folder, bf16=not is_float32)
         runs = {"SFTTrainer.evaluate": same.evaluate}
@@ -95,7 +95,7 @@ def bench_scoring(run_config: Config, model: PreTrainedModel, rows: Dataset) -> 
             runs["SFTTrainer.evaluate, bf16=True"] = sft_trainer(run_config, rows, folder, bf16=True).evaluate
         for run in runs.values():
             run(rows.select(range(WARM_UP)))
-        runs["score_responses"] = lambda: scoring.score_responses(model, examples, batch_size)
+        runs["score_responses"] = lambda: scoring.score_responses(model, examples)
         seconds, results = take_turns(runs)
     loss = results["SFTTrainer.evaluate"]["eval_loss"]
     ours = trainer_loss(results["score_responses"], same.args.per_device_eval_batch_size)

@@ -45,14 +45,14 @@ class Setting:
         wheels = locks.locked_wheels(["toolz"], ROOT / "docker/assets.lock", ROOT / "data/raw/wheels")
         records = build_records(wheels)[:ROWS]
         self.rows = [encode(self.tokenizer, record) for record in records]
-        self.scores = scoring.score_responses(self.model, self.rows, batch_size=ROWS)
+        self.scores = scoring.score_responses(self.model, self.rows)
         self.manifest = {"tokenizer_sha256": sha256_file(folder / "tokenizer.json")}
 
     def mistakes(self, rows: list[dict], model: PreTrainedModel | None = None) -> list[str]:
         return diagnosis.find_mistakes(self.config, rows, self.manifest, model or self.model, self.tokenizer)
 
     def loss(self, rows: list[dict]) -> float:
-        return scoring.mean_loss(scoring.score_responses(self.model, rows, batch_size=8))
+        return scoring.mean_loss(scoring.score_responses(self.model, rows))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_random_weights(setting, fetched):
     """They stay at ln(vocabulary), so they cannot explain a loss of 17."""
     torch.manual_seed(0)
     random = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(fetched)).eval()
-    loss = scoring.mean_loss(scoring.score_responses(random, setting.rows[:4], batch_size=4))
+    loss = scoring.mean_loss(scoring.score_responses(random, setting.rows[:4]))
     assert loss == pytest.approx(UNIFORM, abs=0.3)
     (mistake,) = setting.mistakes(setting.rows, random)
     assert mistake.startswith("weights that were not loaded (")

@@ -84,13 +84,13 @@ def scored(project, fetched):
         requests = [(("", ""), *prompt_and_response(row)) for row in rows]
         results[name] = {
             "rows": rows,
-            "ours": scoring.score_responses(ours, rows, batch_size=4),
+            "ours": scoring.score_responses(ours, rows),
             "transformers": [plain_transformers(outside, row) for row in rows],
             "harness": harness._loglikelihood_tokens(requests, disable_tqdm=True),
             "generated": scoring.generate(ours, tokenizer, prompts, NEW_TOKENS, batch_size=2),
             "answers": [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers],
             "shifted": scoring.score_responses(
-                ours, [row | {"labels": [*row["labels"][1:], IGNORE_INDEX]} for row in rows], batch_size=4
+                ours, [row | {"labels": [*row["labels"][1:], IGNORE_INDEX]} for row in rows]
             ),
         }
     return results

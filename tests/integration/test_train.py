@@ -80,7 +80,7 @@ def test_stopped_after_the_last_step_takes_no_other_step(prepared, monkeypatch):
 def test_training_lowers_the_validation_loss(prepared):
     config = prepared("train.max_steps=60", "train.eval_steps=30", "train.save_steps=30", "train.learning_rate=1e-2")
     rows = load_from_disk("data/processed/val").to_list()
-    untrained = scoring.mean_loss(scoring.score_responses(modeling.load_base(config), rows, batch_size=8))
+    untrained = scoring.mean_loss(scoring.score_responses(modeling.load_base(config), rows))
     trained(config)
     first, last = (row["eval_loss"] for row in journal(config) if "eval_loss" in row)
     assert last < first < untrained
@@ -273,9 +273,7 @@ def test_4bit_base_is_trained_reloaded_and_evaluated(prepared, dtype):
     weights = load_file(config.adapter_dir / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     val = load_from_disk("data/processed/val").to_list()
-    loss = scoring.mean_loss(
-        scoring.score_responses(modeling.load_adapter(model, config.adapter_dir), val, batch_size=8)
-    )
+    loss = scoring.mean_loss(scoring.score_responses(modeling.load_adapter(model, config.adapter_dir), val))
     told = [row["eval_loss"] for row in journal(config) if "eval_loss" in row][-1]
     assert loss == pytest.approx(told, abs=1e-4 if dtype == "float32" else 2e-2)
 

@@ -51,8 +51,9 @@ def test_gradients_of_the_activation():
 
 
 def test_gradients_of_the_head(double, monkeypatch):
-    """Five responses, two at a time: the last portion is a smaller one."""
+    """Five responses, filled up to six, two at a time: the last portion is half fill."""
     monkeypatch.setattr(fused, "HEAD_ROWS", 2)
+    monkeypatch.setattr(fused, "HEAD_MULTIPLE", 3)
     weight, targets = torch.randn(11, 4, dtype=torch.float64), torch.tensor([3, 0, 10, 3, 7])
     monkeypatch.setattr(torch, "full", lambda shape, value: torch.ones(shape, dtype=torch.float64) * value)
     assert gradcheck(lambda x: fused.ResponseNats.apply(x, weight, targets), (random(5, 4),))

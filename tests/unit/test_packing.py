@@ -24,8 +24,10 @@ def test_shared_start_ends_before_what_differs_and_before_what_is_scored():
     assert packing.shared_start([row([1, 2, 3], 1), row([4, 2, 3], 1)]) == 0
 
 
-def test_layout_by_hand():
+def test_layout_by_hand(monkeypatch):
     """Behind the shared 9 8: 1 2 (for the label 3), then 1 4 5 (for 5 and 6, from 4 and 5)."""
+    monkeypatch.setattr(packing, "TOKENS_MULTIPLE", 1)
+    monkeypatch.setattr(packing, "LENGTH_MULTIPLE", 1)
     packed = packing.pack(ROWS, shared=2)
     assert packed.input_ids.tolist() == [[9, 8, 1, 2, 1, 4, 5]]
     assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4]]
@@ -34,6 +36,19 @@ def test_layout_by_hand():
     assert packed.groups == [packing.Group(1, 2, 0), packing.Group(2, 3, 2)]
     assert packed.padded.tolist() == [0, 1, 2, 3, 0, 4, 5, 6]  # the fifth is padding
     assert packed.places.tolist() == [0, 1, 2, 3, 5, 6, 7]
+
+
+def test_sizes_are_rounded_up(monkeypatch):
+    """The seven tokens above filled up to eight, behind the last row, and its group of 2 x 4 to 2 x 6."""
+    monkeypatch.setattr(packing, "TOKENS_MULTIPLE", 8)
+    monkeypatch.setattr(packing, "LENGTH_MULTIPLE", 3)
+    packed = packing.pack(ROWS, shared=2)
+    assert packed.input_ids.tolist() == [[9, 8, 1, 2, 1, 4, 5, 0]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0]]
+    assert packed.scored.tolist() == [3, 5, 6]
+    assert packed.groups == [packing.Group(1, 2, 0), packing.Group(2, 6, 2)]
+    assert packed.padded.tolist() == [0, 1, *[2, 3, 0, 0, 0, 0], *[4, 5, 6, 7, 0, 0]]
+    assert packed.places.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
 def test_batches_go_by_length_and_keep_to_the_limit():
@@ -111,11 +126,11 @@ def test_a_long_row_keeps_no_attention_weights(tiny_copy, monkeypatch):
     used = []
     for name, core in packing.CORES.items():
         monkeypatch.setitem(packing.CORES, name, lambda *a, name=name, core=core: used.append(name) or core(*a))
-    monkeypatch.setattr(packing, "SDPA_FROM", 10)
+    monkeypatch.setattr(packing, "SDPA_FROM", 100)
     tiny_copy.config._attn_implementation = "eager"
     with packing.packed_attention(tiny_copy):
-        packing.scored_states(tiny_copy, packing.pack([row([5] * 6, 1), *[row([5] * 12, 1)] * 4], shared=0))
-    assert set(used) == {"sdpa"}  # one group, padded to 11
+        packing.scored_states(tiny_copy, packing.pack([row([5] * 6, 1), *[row([5] * 120, 1)] * 4], shared=0))
+    assert set(used) == {"sdpa"}  # both groups hold a long row
     used.clear()
     with packing.packed_attention(tiny_copy):
         packing.scored_states(tiny_copy, packing.pack([row([5] * 6, 1)] * 2, shared=0))

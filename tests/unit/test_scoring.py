@@ -33,7 +33,7 @@ def any_model(request, tiny_model):
 
 
 def test_scores_match_plain_transformers_row_by_row(any_model):
-    scores = scoring.score_responses(any_model, ROWS, batch_size=3)
+    scores = scoring.score_responses(any_model, ROWS)
     for row, score in zip(ROWS, scores, strict=True):
         with torch.no_grad():
             output = any_model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]]))
@@ -44,17 +44,27 @@ def test_scores_match_plain_transformers_row_by_row(any_model):
         assert score.correct == int(((predicted == labels) & (labels != IGNORE_INDEX)).sum())
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_loss_does_not_depend_on_the_batch_size(tiny_model, batch_size):
+@pytest.mark.parametrize("pass_tokens", [1, 20])
+def test_loss_does_not_depend_on_the_batches(tiny_model, monkeypatch, pass_tokens):
     """The past bug: eval loss changed with the batch size, because per-batch means were averaged."""
-    whole = scoring.mean_loss(scoring.score_responses(tiny_model, ROWS, batch_size=3))
-    loss = scoring.mean_loss(scoring.score_responses(tiny_model, ROWS, batch_size))
+    whole = scoring.mean_loss(scoring.score_responses(tiny_model, ROWS))
+    monkeypatch.setattr(scoring, "PASS_TOKENS", pass_tokens)  # a row a pass; the two short rows in one
+    loss = scoring.mean_loss(scoring.score_responses(tiny_model, ROWS))
     assert loss == pytest.approx(whole, rel=1e-6)  # float32 resolves 1.2e-7
 
 
+def test_logits_in_portions(tiny_model, monkeypatch):
+    """Eight response tokens, three at a time: the last portion is a smaller one, and both are filled up to a multiple of two."""
+    whole = scoring.score_responses(tiny_model, ROWS)
+    monkeypatch.setattr(scoring, "HEAD_ROWS", 3)
+    monkeypatch.setattr(scoring, "HEAD_MULTIPLE", 2)
+    for score, expected in zip(scoring.score_responses(tiny_model, ROWS), whole, strict=True):
+        assert score == Score(pytest.approx(expected.nats, rel=1e-6), expected.tokens, expected.correct)
+
+
 def test_scores_come_back_in_the_rows_order(tiny_model):
-    forward = scoring.score_responses(tiny_model, ROWS, batch_size=2)
-    backward = scoring.score_responses(tiny_model, ROWS[::-1], batch_size=2)
+    forward = scoring.score_responses(tiny_model, ROWS)
+    backward = scoring.score_responses(tiny_model, ROWS[::-1])
     assert [score.tokens for score in forward] == [score.tokens for score in backward[::-1]] == [2, 5, 1]
 
 
@@ -94,25 +104,21 @@ def test_generation_stops_at_the_end_of_turn(tiny_model, tokenizer, monkeypatch)
     assert stopped.text == cut.text == tokenizer.decode(new_ids[:place], skip_special_tokens=True).strip()
 
 
-def test_shared_start_goes_through_the_model_once(tiny_model, monkeypatch):
-    """Three rows of 6, 7 and 8 tokens start with the same 4: 4 + 2 + 3 + 4 tokens less the last of each, which predicts nothing."""
+def test_shared_start_goes_through_the_model_once(tiny_model, tokenizer, monkeypatch):
+    """Two prompts of 6 and 7 tokens start with the same 4: 4, then 2 and 3 in a batch each."""
     seen = []
     forward = tiny_model.model.forward
     monkeypatch.setattr(
         tiny_model.model, "forward", lambda **inputs: seen.append(inputs["input_ids"].shape) or forward(**inputs)
     )
     start = [0, 5, 3, 7]
-    rows = [
-        {"input_ids": start + [8, 9, 10, 11][:extra], "labels": [IGNORE_INDEX] * 5 + [9, 10, 11][: extra - 1]}
-        for extra in (2, 3, 4)
-    ]
-    scoring.score_responses(tiny_model, rows, batch_size=1)
-    assert seen == [(1, 4), (1, 3), (1, 2), (1, 1)]
+    scoring.generate(tiny_model, tokenizer, [[*start, 8, 9], [*start, 9, 10, 11]], max_new_tokens=1, batch_size=1)
+    assert seen == [(1, 4), (1, 3), (1, 2)]
 
 
-def test_batches_are_bounded_by_rows_and_by_tokens(monkeypatch):
+def test_prompts_are_batched_by_number_and_by_tokens(monkeypatch):
     """12 tokens hold two rows of 5 or four of 3; a longer row goes alone; the longest come first."""
-    monkeypatch.setattr(scoring, "BATCH_TOKENS", 12)
+    monkeypatch.setattr(scoring, "PROMPT_TOKENS", 12)
     lengths = [3, 20, 5, 3, 3, 5, 3, 3]
     assert scoring._batches_by_length(lengths, batch_size=8) == [[1], [2, 5], [0, 3, 4, 6], [7]]
     assert scoring._batches_by_length(lengths, batch_size=1) == [[1], [2], [5], [0], [3], [4], [6], [7]]

@@ -87,7 +87,7 @@ def main() -> None:
     )
     arguments.set = [*arguments.set, *SETTINGS]
     result = {"schema": 1, "environment": runinfo.environment(run_config), "part": {}}
-    parts = [measure({name: side}, rows, arguments) for name, side in SIDES.items()]  # one at a time in memory
+    parts = [measure({name: side}, rows, 1, arguments) for name, side in SIDES.items()]  # one at a time in memory
     for key in parts[0]:
         values = [part[key] for part in parts]
         result["part"][key] = (

@@ -1,9 +1,10 @@
 """Speed and memory of our training step beside TRL's `SFTTrainer` at its defaults, on a run's base model and training rows.
 
-Each side is a process of its own, so that its peak memory is its own, and works only when it is its turn. All train the same
-adapter on the same rows in the same order, 16 a step; the float32 sides must come to the same losses. With "AVX2" in its
-name, a side is kept from newer instructions by the libraries' own settings. Tokens a second are the rows' own, without padding.
-Reads `data/models/<name>/` and `data/processed/train/`; writes `outputs/bench/training.json` and `training.md`.
+Each side is a process of its own, so that its peak memory is its own, and works only when it is its turn. In each turn all
+train an adapter of the same seed on the same rows in the same order, 16 a step; the float32 sides must come to the same losses.
+With "AVX2" in its name, a side is kept from newer instructions by the libraries' own settings. Tokens a second are the rows'
+own, without padding; the validation loss, after the turn's steps, is the mean over the turns' seeds.
+Reads `data/models/<name>/` and `data/processed/{train,val}/`; writes `outputs/bench/training.json` and `training.md`.
 
 Run as: make bench (QUICK=1 for one step a turn)
 """
@@ -13,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from statistics import median
+from statistics import mean, median
 
 import torch
 from datasets import load_from_disk
@@ -23,7 +24,8 @@ from lorabundle import artifacts, config, packing, probe, runinfo
 from lorabundle.prompts import IGNORE_INDEX
 from tests.bench.bench_evaluation import OUTPUT, REPEATS, compare
 
-STEPS, QUICK_STEPS = 3, 1
+FULL = {"steps": 8, "val_rows": 64}
+QUICK = {"steps": 1, "val_rows": 8}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 SIDES = {  # name -> (peer's arguments, environment); ours comes last in each group, as `compare` wants it
     "best": {
@@ -43,18 +45,18 @@ SAME_LOSS = 1e-3  # nats, over all steps: float32 adds up in another order in ea
 class Peer:
     """A side's process, up to its being ready."""
 
-    def __init__(self, side: list[str], rows: int, environment: dict[str, str], arguments: argparse.Namespace):
+    def __init__(self, side: list[str], sizes: tuple[int, int], environment: dict, arguments: argparse.Namespace):
         kind, dtype, *settings = side
-        command = [sys.executable, "-W", "ignore", "-m", "tests.bench.peer", kind, dtype, str(rows)]
+        command = [sys.executable, "-W", "ignore", "-m", "tests.bench.peer", kind, dtype, *map(str, sizes)]
         command += ["--config", str(arguments.config), "--set", *arguments.set, *settings]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         self.process = subprocess.Popen(command, env=os.environ | environment, **pipes)
         self.ready = self._answer()
         self.turns: list[dict] = []
 
-    def turn(self) -> None:
-        """Let it train once over the rows."""
-        self.process.stdin.write("\n")
+    def turn(self, seed: int) -> None:
+        """Let it train once over the rows, from the start."""
+        self.process.stdin.write(f"{seed}\n")
         self.turns.append(self._answer())
 
     def close(self) -> None:
@@ -69,15 +71,15 @@ class Peer:
         return json.loads(line)
 
 
-def measure(sides: dict[str, tuple], rows: list[dict], arguments: argparse.Namespace) -> dict:
-    """Start the sides one after the other, then let them take turns."""
+def measure(sides: dict[str, tuple], rows: list[dict], val_rows: int, arguments: argparse.Namespace) -> dict:
+    """Start the sides one after the other, then let them take turns, each turn with another seed."""
     peers = {}
     for name, (side, environment) in sides.items():
-        peers[name] = Peer(side, len(rows), environment, arguments)
+        peers[name] = Peer(side, (len(rows), val_rows), environment, arguments)
         print(f"[bench] {name}: ready after {peers[name].ready['ready_seconds']:.1f} s", flush=True)
     for repeat in range(REPEATS):
         for name, peer in peers.items():
-            peer.turn()
+            peer.turn(seed=repeat)
             print(f"[bench] {repeat + 1}/{REPEATS} {name}: {peer.turns[-1]['seconds']:.1f} s", flush=True)
     for peer in peers.values():
         peer.close()
@@ -86,6 +88,7 @@ def measure(sides: dict[str, tuple], rows: list[dict], arguments: argparse.Names
     result["peak_rss_bytes"] = {name: peer.turns[-1]["peak_rss_bytes"] for name, peer in peers.items()}
     result["ready_seconds"] = {name: peer.ready["ready_seconds"] for name, peer in peers.items()}
     result["dtype"] = {name: peer.ready["dtype"] for name, peer in peers.items()}
+    result["val_losses"] = {name: [turn["val_loss"] for turn in peer.turns] for name, peer in peers.items()}
     result["losses"] = {name: [loss for turn in peer.turns for loss in turn["losses"]] for name, peer in peers.items()}
     return result
 
@@ -136,15 +139,17 @@ def markdown(result: dict) -> str:
         "",
     ]
     for name, part in result["parts"].items():
-        lines += ["| side | tokens/s | ours is faster by | least to most | peak memory (GB) | ready after (s) |"]
-        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+        lines += [
+            "| side | tokens/s | ours is faster by | least to most | peak memory (GB) | ready after (s) | validation loss |"
+        ]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
         for side, rate in part["tokens_per_second"].items():
             ratio = part["speedup"].get(side)
             shown = f"{ratio['median']:.1f}x | {ratio['min']:.1f}x to {ratio['max']:.1f}x" if ratio else " | "
             label = f"{side}, {part['dtype'][side]}" if side == "ours" else side
             lines.append(
                 f"| {label} | {rate:.0f} | {shown} | {part['peak_rss_bytes'][side] / 1e9:.2f} | "
-                f"{part['ready_seconds'][side]:.1f} |"
+                f"{part['ready_seconds'][side]:.1f} | {mean(part['val_losses'][side]):.4f} |"
             )
         lines += ["", f"Largest difference of the float32 losses ({name}): {part['loss_difference']:.1e} nats.", ""]
     shares = ", ".join(f"{share:.0%} counting the tokens {kind}" for kind, share in result["utilisation"].items())
@@ -163,11 +168,12 @@ def main() -> None:
     arguments = parser.parse_args()
     run_config = config.load_config(arguments.config, arguments.set)
     split = load_from_disk(config.PROCESSED / "train").select_columns(["input_ids", "labels"])
-    steps = min(QUICK_STEPS if arguments.quick else STEPS, len(split) // 16)
+    size = QUICK if arguments.quick else FULL
+    steps = min(size["steps"], len(split) // 16)
     rows = split.select(range(16 * steps)).to_list()
     measured = probe.measure()  # now, and not from an earlier mood of the machine
     groups = {name: sides for name, sides in SIDES.items() if name == "best" or not arguments.quick}
-    parts = {name: measure(sides, rows, arguments) for name, sides in groups.items()}
+    parts = {name: measure(sides, rows, size["val_rows"], arguments) for name, sides in groups.items()}
     for part in parts.values():
         part["loss_difference"] = require_same_losses(part["losses"])
     best = parts["best"]

@@ -1,9 +1,10 @@
 """One side of the training benchmark, in a process of its own: TRL's `SFTTrainer` at its defaults, or this project's step.
 
-Started by `bench_training`, which asks for one turn after the other by a line on stdin. Each answer is a line of JSON: when it
-is ready {"ready_seconds"} since its start, then, for each turn over the rows, {"seconds", "losses", "peak_rss_bytes"}.
+Started by `bench_training`, which asks for one turn after the other by a line with a seed on stdin. Each answer is a line of
+JSON: when it is ready {"ready_seconds"} since its start, then, for each turn over the rows with an adapter made anew,
+{"seconds", "losses", "peak_rss_bytes", "val_loss"}.
 
-Run as: python -m tests.bench.peer stock|ours float32|bfloat16|auto ROWS --config config/default.yaml
+Run as: python -m tests.bench.peer stock|ours float32|bfloat16|auto ROWS VAL_ROWS --config config/default.yaml
 """
 
 import argparse
@@ -15,10 +16,11 @@ import time
 
 import psutil
 from datasets import Dataset, load_from_disk
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import config, modeling, step, train
+from lorabundle import config, modeling, scoring, step, train
 from lorabundle.prompts import IGNORE_INDEX
 from lorabundle.stage import peak_rss_bytes
 
@@ -61,6 +63,22 @@ def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrain
     return result
 
 
+def load_rows(split: str, number: int, vocabulary: int) -> list[dict]:
+    """The first rows of a split, for a model of that vocabulary."""
+    rows = load_from_disk(config.PROCESSED / split).select_columns(["input_ids", "labels"])
+    return [folded(row, vocabulary) for row in rows.select(range(min(number, len(rows))))]
+
+
+def restart(peer: SFTTrainer, seed: int) -> None:
+    """An adapter and an order of the rows by another seed: the same on all sides."""
+    peer.args.seed = seed
+    peer.optimizer = peer.lr_scheduler = None
+    set_seed(seed)
+    for layer in peer.model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.reset_lora_parameters(layer.active_adapters[0], init_lora_weights=True)
+
+
 def folded(row: dict, vocabulary: int) -> dict:
     """The row with ids that a model of that vocabulary has: the same ids, unless it is the smaller one of another model."""
     labels = [label if label == IGNORE_INDEX else label % vocabulary for label in row["labels"]]
@@ -75,21 +93,24 @@ def main() -> None:
     parser.add_argument("side", choices=["stock", "ours"])
     parser.add_argument("dtype")
     parser.add_argument("rows", type=int)
+    parser.add_argument("val_rows", type=int)
     config.add_arguments(parser)
     arguments = parser.parse_args()
     run_config = config.load_config(arguments.config, [*arguments.set, f"model.dtype={arguments.dtype}"])
-    rows = load_from_disk(config.PROCESSED / "train").select_columns(["input_ids", "labels"])
     vocabulary = AutoConfig.from_pretrained(run_config.model_dir).vocab_size
-    rows = Dataset.from_list([folded(row, vocabulary) for row in rows.select(range(arguments.rows))])
+    rows = Dataset.from_list(load_rows("train", arguments.rows, vocabulary))
+    val_rows = load_rows("val", arguments.val_rows, vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         peer = trainer(arguments.side, run_config, rows, folder)
         ready = time.time() - psutil.Process().create_time()
         print(json.dumps({"ready_seconds": ready, "dtype": str(peer.model.dtype).removeprefix("torch.")}), file=answers)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            restart(peer, int(line))
             started = time.perf_counter()
             peer.train()
             answer = {"seconds": time.perf_counter() - started, "peak_rss_bytes": peak_rss_bytes()}
             answer["losses"] = [entry["loss"] for entry in peer.state.log_history if "loss" in entry]
+            answer["val_loss"] = scoring.mean_loss(scoring.score_responses(peer.model.eval(), val_rows))
             print(json.dumps(answer), file=answers)
 
 

@@ -240,11 +240,12 @@ test-browser: export ENGINE = venv
 test-browser: $(DEV)
 	docker/run.sh python -m pytest tests/browser
 
-## bench: measure training, scoring and generation beside the stock libraries (QUICK=1: fewer rows, default model only)
+## bench: measure training, scoring and generation beside the stock libraries (an hour or more; QUICK=1: a few minutes)
 .PHONY: bench
 bench: $(STAGES)/preprocess.json
 	docker/run.sh python -m tests.bench.bench_training $(bench_arguments)
 	docker/run.sh python -m tests.bench.bench_evaluation $(bench_arguments)
+	$(if $(QUICK),,docker/run.sh python -m tests.bench.bench_scaling --config $(CONFIG) $(if $(SET),--set $$SET))
 	$(if $(QUICK),,docker/run.sh python -m tests.bench.bench_geometry --config $(CONFIG) $(if $(SET),--set $$SET))
 bench_arguments = --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)
 

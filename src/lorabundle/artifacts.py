@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,19 @@ def writable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
+def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write `content` to `path` so that a reader sees the old file or the new one, never a part (temp, fsync, rename).
 
     Raises:
         OutputError: the folder is not writable or the disk is full; an earlier file at `path` is untouched.
     """
-    data = content.encode() if isinstance(content, str) else content
+    content = content.encode() if isinstance(content, str) else content
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
@@ -77,6 +77,22 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def scratch_dir(path: Path) -> Iterator[Path]:
+    """An empty folder for what is too large for memory, removed when the block ends.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with writable(path):
+        shutil.rmtree(path, ignore_errors=True)  # of a run that was killed
+        path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON. Keys keep their order; NaN and infinity are refused (ValueError)."""
     atomic_write(path, _json(value))
@@ -93,9 +109,9 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write one JSON object a line, atomically."""
-    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    atomic_write(path, (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n".encode() for row in rows))
 
 
 def require(path: Path, remedy: str) -> Path:
@@ -122,11 +138,15 @@ def read_json(path: Path, remedy: str) -> Any:
         raise MalformedInputError(f"{path} is not valid JSON ({error}). {remedy}") from error
 
 
-def numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(line number, line) of a text's lines that are not blank; a byte order mark is passed over."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number, line) of a file's lines that are not blank; a byte order mark is passed over."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            text = line.removesuffix(b"\n")
+            if number == 1:
+                text = text.removeprefix(b"\xef\xbb\xbf")
+            if text.strip():
+                yield number, text
 
 
 def parse_object(line: bytes) -> dict:
@@ -150,19 +170,22 @@ def parse_object(line: bytes) -> dict:
 
 
 def read_jsonl(path: Path, remedy: str) -> list[dict]:
-    """Parse a file with one JSON object a line, which another stage wrote; blank lines are passed over.
+    """All rows of a file with one JSON object a line. Raises as `iterate_jsonl` does."""
+    return list(iterate_jsonl(path, remedy))
+
+
+def iterate_jsonl(path: Path, remedy: str) -> Iterator[dict]:
+    """Parse a file with one JSON object a line, which this project wrote, row by row; blank lines are passed over.
 
     Raises:
         MissingInputError: the file is not there.
         MalformedInputError: a line is not a JSON object, or not UTF-8; the message names file:line.
     """
-    rows = []
-    for number, line in numbered_lines(require(path, remedy).read_bytes()):
+    for number, line in numbered_lines(require(path, remedy)):
         try:
-            rows.append(parse_object(line))
+            yield parse_object(line)
         except ValueError as error:
             raise MalformedInputError(f"{path}:{number} {error.args[1]}. {remedy}") from error
-    return rows
 
 
 def sha256_bytes(data: bytes) -> str:

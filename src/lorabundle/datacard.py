@@ -3,18 +3,20 @@
 import re
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from email.parser import HeaderParser
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
 import yaml
+from datasets import Dataset
 
 from lorabundle import artifacts
 from lorabundle.prompts import IGNORE_INDEX
 
 
-def lengths(splits: dict[str, list[dict]]) -> dict[str, dict]:
+def lengths(splits: dict[str, Iterable[dict]]) -> dict[str, dict]:
     """Distribution of the tokens of prompts (all that is no label) and responses, by split, with the same edges for all.
 
     Args:
@@ -55,7 +57,7 @@ def _edges(largest: int) -> list[int]:
     return edges
 
 
-def describe_split(rows: list[dict], folder: Path) -> dict:
+def describe_split(rows: Dataset, folder: Path) -> dict:
     """A split's entry in the manifest. `sha256` is of the Arrow data, which is a function of the rows alone."""
     (arrow,) = folder.glob("*.arrow")
     return {

@@ -32,19 +32,19 @@ QUESTIONS = {
 }
 
 
-def build_records(wheels: dict[str, Path]) -> list[dict]:
+def build_records(wheels: dict[str, Path]) -> Iterator[dict]:
     """All records of some wheels, in the order of the wheels, their modules and the definitions in them.
 
     Args:
         wheels: path of the `.whl` file by the name of the distribution, which the questions mention.
 
-    Returns:
+    Yields:
         Rows {"id", "group", "prompt", "completion", "kind"}, `prompt` and `completion` being lists of one message.
         `group` is the bare name of the function, so that what different classes and libraries say of one name
         (`Dataset.mean`, `DataArray.mean`) stays together. An answer is kept only the first time it occurs, small
         differences in spelling aside.
     """
-    records, answers, ids = [], set(), set()
+    answers, ids = set(), set()
     for package, wheel in wheels.items():
         for module, owner, node in _definitions(wheel):
             qualified_name = ".".join(filter(None, [module, owner, node.name]))
@@ -61,16 +61,13 @@ def build_records(wheels: dict[str, Path]) -> list[dict]:
                 answers.add(key)
                 ids.add(record_id)  # a name can be defined twice: a property and its setter, a function per platform
                 question = QUESTIONS[kind].format(what=_describe(owner, node, package), name=name)
-                records.append(
-                    {
-                        "id": record_id,
-                        "group": node.name,
-                        "prompt": [{"role": "user", "content": question}],
-                        "completion": [{"role": "assistant", "content": answer}],
-                        "kind": kind,
-                    }
-                )
-    return records
+                yield {
+                    "id": record_id,
+                    "group": node.name,
+                    "prompt": [{"role": "user", "content": question}],
+                    "completion": [{"role": "assistant", "content": answer}],
+                    "kind": kind,
+                }
 
 
 def _modules(wheel: Path) -> Iterator[tuple[str, ast.Module]]:

@@ -23,11 +23,12 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # in a container: what it may 
 BITS_4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for each 64
 STEPS = (512, 256, 128)  # max_tokens to fall back on
 LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
+CODE = 15_000_000  # of oneDNN for each size of pass (see packing.TOKENS_MULTIPLE): some 30 products of 0.5 MB each, measured
 ROUNDING = 1.25  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.1 to 1.3
 
 
-def largest_pass(lengths: list[int], order: Iterable[int], shared: int, train: Train) -> list[int]:
-    """Indices of the rows that make up the forward pass with the most tokens.
+def largest_pass(lengths: list[int], order: Iterable[int], shared: int, train: Train) -> tuple[list[int], int]:
+    """Indices of the rows that make up the forward pass with the most tokens, and how many sizes of passes there are.
 
     Args:
         lengths: of all rows.
@@ -37,22 +38,26 @@ def largest_pass(lengths: list[int], order: Iterable[int], shared: int, train: T
     """
     order, size = list(order), train.per_device_train_batch_size
     largest: list[int] = []
+    most, sizes = 0, set()
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         for indices in packing.batches([lengths[row] for row in batch], shared, train.max_tokens):
             members = [batch[index] for index in indices]
-            if sum(lengths[row] - shared for row in members) > sum(lengths[row] - shared for row in largest):
-                largest = members
-    return largest
+            tokens = shared + sum(lengths[row] - 1 - shared for row in members)
+            sizes.add(-(-tokens // packing.TOKENS_MULTIPLE))
+            if tokens > most:
+                largest, most = members, tokens
+    return largest, len(sizes)
 
 
-def estimate(config: Config, rows: list[dict], shared: int) -> dict[str, int]:
+def estimate(config: Config, rows: list[dict], shared: int, sizes: int) -> dict[str, int]:
     """Peak memory of training in bytes, by what takes it.
 
     Args:
         config: of the run; the shapes come from `config.json` in its model folder.
         rows: of the largest forward pass (see `largest_pass`).
         shared: tokens that all rows start with.
+        sizes: how many sizes of passes there are.
     """
     settings = AutoConfig.from_pretrained(config.model_dir)
     dtype = modeling.resolve_dtype(config.model.dtype)
@@ -82,6 +87,7 @@ def estimate(config: Config, rows: list[dict], shared: int) -> dict[str, int]:
         backward += widest * dtype.itemsize
     return {
         "Python and libraries": psutil.Process().memory_info().rss + LATER,
+        "generated code": sizes * CODE if dtype is torch.bfloat16 else 0,
         "base weights": base,
         "adapter": 4 * adapter,
         "gradients": 4 * adapter,
@@ -91,7 +97,7 @@ def estimate(config: Config, rows: list[dict], shared: int) -> dict[str, int]:
     }
 
 
-def fit(config: Config, rows: list[dict], shared: int) -> tuple[Config, dict[str, int]]:
+def fit(config: Config, rows: list[dict], shared: int, sizes: int) -> tuple[Config, dict[str, int]]:
     """The config to train with, and the estimate for it.
 
     That is the given one, if it fits into the memory that is free; with `train.fit: auto` one that saves memory, as long
@@ -100,14 +106,15 @@ def fit(config: Config, rows: list[dict], shared: int) -> tuple[Config, dict[str
     Raises:
         MemoryExhaustedError: it does not fit; the message names the cheapest change that does.
     """
-    needed, free = estimate(config, rows, shared), available_bytes()
+    needed, free = estimate(config, rows, shared, sizes), available_bytes()
     if sum(needed.values()) <= free:
         return config, needed
     short = f"Training needs about {sum(needed.values()) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
     lengths = [len(row["input_ids"]) for row in rows]
     for setting, changed in cheaper(config):
-        largest = largest_pass(lengths, range(len(rows)), shared, changed.train)
-        less = estimate(changed, [rows[index] for index in largest], shared)
+        largest, _ = largest_pass(lengths, range(len(rows)), shared, changed.train)
+        fewer_sizes = min(sizes, -(-changed.train.max_tokens // packing.TOKENS_MULTIPLE))
+        less = estimate(changed, [rows[index] for index in largest], shared, fewer_sizes)
         if sum(less.values()) > free:
             continue
         if config.train.fit == "auto" and changed.model == config.model:

@@ -3,7 +3,8 @@
 Reads docstrings (default) or tasks in `data/raw/wheels/*.whl`, the user's file or a dataset that fetch downloaded, and the
 base model's tokenizer. Writes `data/raw/<source>.jsonl` for what is built from wheels, `outputs/<run>/quarantine.jsonl` if
 there are rows that cannot be used, `data/processed/{train,val,test}/` and, last, `data/processed/manifest.json` with a copy
-in `outputs/<run>/`. `data/processed/` holds the splits of one run at a time: building them takes seconds.
+in `outputs/<run>/`. `data/processed/` holds the splits of one run at a time: building them takes seconds. Rows pass through memory
+one at a time, and wait on disk in between.
 
 Run as: python -m lorabundle.preprocess --config config/default.yaml
 """
@@ -11,13 +12,15 @@ Run as: python -m lorabundle.preprocess --config config/default.yaml
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, Features, List, Value
+from datasets.arrow_writer import ArrowWriter
+from datasets.table import MemoryMappedTable
 
 from lorabundle import artifacts, config, datacard, leakage, prompts, readers, reasoning, records
 from lorabundle.config import Config
@@ -53,8 +56,12 @@ def split_of(group: str, val_fraction: float, test_fraction: float) -> str:
     return "val" if position < test_fraction + val_fraction else "train"
 
 
-def assign_splits(records: list[dict], settings: config.Data) -> dict[str, list[dict]]:
-    """Records by split: whole groups to a split by hash, then each split cut to its limit in the order of the ids' hashes.
+def assign_splits(ids: list[str], groups: list[str], settings: config.Data) -> dict[str, list[int]]:
+    """Indices by split: whole groups to a split by hash, then each split cut to its limit in the order of the ids' hashes.
+
+    Args:
+        ids, groups: of the records.
+        settings: fractions and limits.
 
     Raises:
         EmptySplitError: no record fell into a split.
@@ -64,29 +71,28 @@ def assign_splits(records: list[dict], settings: config.Data) -> dict[str, list[
         "val": settings.max_val_examples,
         "test": settings.max_test_examples,
     }
-    splits: dict[str, list[dict]] = {name: [] for name in config.SPLITS}
-    for record in sorted(records, key=lambda record: sha256(record["id"].encode()).digest()):
-        splits[split_of(record["group"], settings.val_fraction, settings.test_fraction)].append(record)
-    for name, rows in splits.items():
-        if not rows:
-            sizes = Counter(record["group"] for record in records)
+    splits: dict[str, list[int]] = {name: [] for name in config.SPLITS}
+    for index in sorted(range(len(ids)), key=lambda index: sha256(ids[index].encode()).digest()):
+        splits[split_of(groups[index], settings.val_fraction, settings.test_fraction)].append(index)
+    for name, indices in splits.items():
+        if not indices:
+            sizes = Counter(groups)
             raise EmptySplitError(
-                f"The {name} split is empty: {len(records)} records in {len(sizes)} groups leave none for it; the largest group "
+                f"The {name} split is empty: {len(ids)} records in {len(sizes)} groups leave none for it; the largest group "
                 f"has {max(sizes.values(), default=0)}. Add data, raise data.val_fraction and data.test_fraction, or, if rows that "
                 f"only look alike share a group, raise data.near_duplicate_threshold."
             )
-    return {name: rows[: limits[name]] for name, rows in splits.items()}
+    return {name: indices[: limits[name]] for name, indices in splits.items()}
 
 
 def encode_rows(
     pairs: Iterable[tuple[Row, dict]], tokenizer, max_length: int, quarantine: Quarantine, fields: dict[str, str]
-) -> list[dict]:
+) -> Iterator[dict]:
     """Records with `input_ids` and `labels`, not yet cut; those that cannot be trained on go to `quarantine`.
 
     Raises:
         TemplateError: the chat template does not allow a response mask.
     """
-    encoded = []
     for row, record in pairs:
         for part in ("prompt", "completion"):
             found = [prompts.control_token(tokenizer, message["content"]) for message in record[part]]
@@ -101,8 +107,7 @@ def encode_rows(
                 reason = f"leaves no token to learn from: it has {opening} tokens and data.max_length is {max_length}"
                 quarantine.add(row.where, RowProblem("prompt_too_long", reason, _column(fields, "prompt")), row.values)
             else:
-                encoded.append(record | ids)
-    return encoded
+                yield record | ids
 
 
 def _column(fields: dict[str, str], part: str) -> str:
@@ -110,18 +115,28 @@ def _column(fields: dict[str, str], part: str) -> str:
     return fields.get("messages") or fields.get(part, part)
 
 
-def cut(rows: list[dict], max_length: int) -> tuple[list[dict], int]:
-    """Rows with `input_ids` and `labels` cut at `max_length`; also return how many were cut."""
-    shortened = [row | {key: row[key][:max_length] for key in ("input_ids", "labels")} for row in rows]
-    return shortened, sum(len(row["input_ids"]) > max_length for row in rows)
+def cut(rows: Iterable[dict], max_length: int) -> Iterator[dict]:
+    """Rows with `input_ids` and `labels` cut at `max_length`."""
+    for row in rows:
+        yield row | {key: row[key][:max_length] for key in ("input_ids", "labels")}
+
+
+def on_disk(rows: Iterable[dict], path: Path) -> Dataset:
+    """Rows of `FEATURES`, written to an Arrow file as they come and read from it as they are asked for."""
+    with artifacts.writable(path), ArrowWriter(path=str(path), features=FEATURES) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finalize()
+    return Dataset(
+        MemoryMappedTable.from_file(str(path)), fingerprint=path.stem
+    )  # else one that the time of day is part of
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as read: files, number of rows, (row, record) of those that fit the schema, and what the manifest says of it."""
+    """A dataset as read: files, (row, record) of the rows that fit the schema, and what the manifest says of it."""
 
     files: list[Path]
-    total: int
     pairs: Iterable[tuple[Row, dict]]
     format: dict
     licences: dict[str, str]
@@ -135,10 +150,11 @@ def _built(settings: config.Data, quarantine: Quarantine) -> Source:
     else:
         wheels = locked_wheels(settings.packages)
         built = build_records(wheels)
-    artifacts.write_jsonl(config.RAW / f"{settings.source}.jsonl", built)
+    raw = config.RAW / f"{settings.source}.jsonl"
+    artifacts.write_jsonl(raw, built)
     form = {"file": "built", "shape": settings.source, "columns": {}}
-    pairs = records.check_built(built, quarantine)
-    return Source(list(wheels.values()), len(built), pairs, form, datacard.wheel_licences(wheels))
+    pairs = records.check_built(artifacts.iterate_jsonl(raw, "Run `make data`."), quarantine)
+    return Source(list(wheels.values()), pairs, form, datacard.wheel_licences(wheels))
 
 
 def _users_data(settings: config.Data, quarantine: Quarantine) -> Source:
@@ -151,11 +167,10 @@ def _users_data(settings: config.Data, quarantine: Quarantine) -> Source:
         files = readers.dataset_files(root)
         licence = datacard.card_licence(root / "README.md")
         licences = {settings.source: licence} if licence else {}
-    rows = list(readers.read_rows(files, root))
-    shape, fields = records.columns_of(rows, settings)
+    shape, fields = records.columns_of(readers.read_rows(files, root), settings)
     log.info("%s: shape %s, %s", settings.source, shape, ", ".join(f"{f} from {c}" for f, c in fields.items()))
     form = {"file": files[0].suffix.lower()[1:], "shape": shape, "columns": fields}
-    return Source(files, len(rows), records.build(rows, fields, quarantine), form, licences)
+    return Source(files, records.build(readers.read_rows(files, root), fields, quarantine), form, licences)
 
 
 def run(run_config: Config) -> Artifacts:
@@ -165,37 +180,45 @@ def run(run_config: Config) -> Artifacts:
     tokenizer = load_tokenizer(run_config.model_dir)
     quarantine = Quarantine(run_config.run_dir / "quarantine.jsonl", settings.on_error)
     source = (_built if settings.source in config.BUILT_SOURCES else _users_data)(settings, quarantine)
-    encoded = encode_rows(source.pairs, tokenizer, settings.max_length, quarantine, source.format["columns"])
-    quarantined = quarantine.close(source.total)
-    if quarantined["rows"]:
-        log.warning("%d of %d rows left out, see %s", quarantined["rows"], source.total, quarantined["file"])
+    with artifacts.scratch_dir(config.PROCESSED / ".rows") as scratch:
+        rows = encode_rows(source.pairs, tokenizer, settings.max_length, quarantine, source.format["columns"])
+        encoded = on_disk(rows, scratch / "encoded.arrow")
+        total = len(encoded) + len(quarantine.rows)
+        quarantined = quarantine.close(total)
+        if quarantined["rows"]:
+            log.warning("%d of %d rows left out, see %s", quarantined["rows"], total, quarantined["file"])
 
-    kept, dropped, before = leakage.clean(encoded, settings.near_duplicate_threshold)
-    log.info("%d records from %s, dropped: %s", source.total, settings.source, dropped)
-    splits = assign_splits(kept, settings)
-    after, remaining = leakage.left_over(splits, settings.near_duplicate_threshold)
-    _warn_of(after["across"], remaining)
-    licences = dict(source.licences)
-    if run_config.model.source == "wheel":
-        licences |= datacard.wheel_licences(locked_wheels([run_config.model.path]))
-    manifest = {
-        "schema": 1,
-        "source": settings.source,
-        "format": source.format,
-        "source_sha256": artifacts.hash_paths(source.files),
-        "licences": licences,
-        "tokenizer_sha256": artifacts.sha256_file(run_config.model_dir / "tokenizer.json"),
-        "template_sha256": prompts.template_sha256(tokenizer),
-        "records": source.total,
-        "quarantined": quarantined,
-        "dropped": dropped | {"over_split_limit": len(kept) - sum(map(len, splits.values()))},
-        "truncated": {},
-        "duplicates": {"threshold": settings.near_duplicate_threshold, "before": before}
-        | {"after": after, "remaining": remaining},
-        "lengths": datacard.lengths(splits),
-        "splits": {},
-    }
-    _write(splits, manifest, settings.max_length)
+        groups, dropped, before = leakage.clean(encoded, settings.near_duplicate_threshold)
+        log.info("%d records from %s, dropped: %s", total, settings.source, dropped)
+        kept, ids = list(groups), list(encoded["id"])
+        chosen = assign_splits([ids[index] for index in kept], list(groups.values()), settings)
+        splits = {
+            name: on_disk((encoded[kept[n]] | {"group": groups[kept[n]]} for n in places), scratch / f"{name}.arrow")
+            for name, places in chosen.items()
+        }
+        after, remaining = leakage.left_over(splits, settings.near_duplicate_threshold)
+        _warn_of(after["across"], remaining)
+        licences = dict(source.licences)
+        if run_config.model.source == "wheel":
+            licences |= datacard.wheel_licences(locked_wheels([run_config.model.path]))
+        manifest = {
+            "schema": 1,
+            "source": settings.source,
+            "format": source.format,
+            "source_sha256": artifacts.hash_paths(source.files),
+            "licences": licences,
+            "tokenizer_sha256": artifacts.sha256_file(run_config.model_dir / "tokenizer.json"),
+            "template_sha256": prompts.template_sha256(tokenizer),
+            "records": total,
+            "quarantined": quarantined,
+            "dropped": dropped | {"over_split_limit": len(kept) - sum(map(len, splits.values()))},
+            "truncated": {},
+            "duplicates": {"threshold": settings.near_duplicate_threshold, "before": before}
+            | {"after": after, "remaining": remaining},
+            "lengths": datacard.lengths(splits),
+            "splits": {},
+        }
+        _write(splits, manifest, settings.max_length, scratch)
     copy = run_config.run_dir / "manifest.json"  # the run's own
     artifacts.write_json_if_changed(copy, manifest)
     return Artifacts(
@@ -215,15 +238,16 @@ def _warn_of(across: dict[str, dict[str, int]], remaining: list[dict]) -> None:
         )
 
 
-def _write(splits: dict[str, list[dict]], manifest: dict, max_length: int) -> None:
+def _write(splits: dict[str, Dataset], manifest: dict, max_length: int, scratch: Path) -> None:
     """Write the splits, cut, complete `manifest` with what they hold, and write it last."""
     path = config.PROCESSED / "manifest.json"
     path.unlink(missing_ok=True)  # from here until it is rewritten, the splits are in flux
     for name, uncut in splits.items():
-        rows, manifest["truncated"][name] = cut(uncut, max_length)
+        manifest["truncated"][name] = sum(len(row["input_ids"]) > max_length for row in uncut)
+        rows = on_disk(cut(uncut, max_length), scratch / f"{name}-cut.arrow")
         folder = config.PROCESSED / name
         with artifacts.atomic_dir(folder) as temporary:
-            Dataset.from_list(rows, features=FEATURES).save_to_disk(temporary)
+            rows.save_to_disk(temporary)
         manifest["splits"][name] = datacard.describe_split(rows, folder)
         shown = {key: manifest["splits"][name][key] for key in ("examples", "tokens", "response_tokens")}
         log.info("%s: %s", name, shown)

@@ -93,7 +93,7 @@ Numbered = Iterator[tuple[int, Any, RowProblem | None]]
 
 def _read_jsonl(path: Path) -> Numbered:
     # Line by line: pyarrow's JSON reader wants one type a column, and cannot say which line is wrong
-    for number, line in artifacts.numbered_lines(path.read_bytes()):
+    for number, line in artifacts.numbered_lines(path):
         try:
             yield number, artifacts.parse_object(line), None
         except ValueError as error:

@@ -140,32 +140,30 @@ class Record(BaseModel):
 TEXT, MESSAGES = TypeAdapter(Text), TypeAdapter(Messages)
 
 
-def columns_of(rows: list[Row], settings: Data) -> tuple[str, dict[str, str]]:
+def columns_of(rows: Iterable[Row], settings: Data) -> tuple[str, dict[str, str]]:
     """(name of the shape, {field: column}) of a dataset, with `data.columns` applied.
 
     Raises:
         ColumnError: no row has the columns of a known shape, or `data.columns` names one that no row has.
     """
     present: dict[str, None] = {}  # in order of appearance
-    shape, fields = "data.columns", {}
+    shape, fields = ("data.columns", {}) if settings.names_content else (None, {})
     for row in rows:
         if isinstance(row.values, dict):
             present |= dict.fromkeys(row.values)
+            if shape is None:
+                shape, fields = next(
+                    (
+                        (name, fields)
+                        for name, fields in SHAPES.items()
+                        if all(column in row.values for field, column in fields.items() if field not in OPTIONAL)
+                    ),
+                    (None, {}),
+                )
     absent = [column for column in settings.columns.values() if column not in present]
     if absent:
         raise ColumnError(
             f"data.columns names {absent[0]}, but {settings.source} has the columns {', '.join(present) or 'of no row'}."
-        )
-    if not settings.names_content:
-        shape, fields = next(
-            (
-                (name, fields)
-                for row in rows
-                for name, fields in SHAPES.items()
-                if isinstance(row.values, dict)
-                and all(column in row.values for field, column in fields.items() if field not in OPTIONAL)
-            ),
-            (None, {}),
         )
     if shape is None:
         known = "; ".join(

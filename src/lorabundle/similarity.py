@@ -5,14 +5,17 @@ tokens in a row, of words, single characters of scripts that put no spaces betwe
 are near if the Jaccard similarity of their shingle sets reaches the threshold. Candidates come from MinHash signatures and
 locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3). Where a template that many texts
 share makes thousands of them collide, they come from the texts' rarest shingles instead (prefix and positional filtering,
-Xiao et al. 2008, "Efficient similarity joins for near duplicate detection"). Each candidate is then confirmed exactly.
+Xiao et al. 2008, "Efficient similarity joins for near duplicate detection"). Each candidate is then confirmed by its shingles.
+Of a text only hashes of its shingles are held, 8 bytes each, so that memory hardly grows with the data.
 """
 
 import math
 import re
 import unicodedata
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterable
+from hashlib import sha1
 
 import numpy as np
 from datasketch import MinHash
@@ -44,9 +47,15 @@ def shingles(text: str) -> frozenset[str]:
     return frozenset(" ".join(tokens[start : start + SHINGLE]) for start in range(max(1, len(tokens) - SHINGLE + 1)))
 
 
-def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """Size of the intersection over size of the union."""
-    common = len(a & b)
+def hashed(shingle_set: Iterable[str]) -> np.ndarray:
+    """A set of shingles as a sorted array of 64-bit hashes, of which a million differ but for one chance in 10^7."""
+    digests = b"".join(sha1(shingle.encode()).digest()[:8] for shingle in shingle_set)
+    return np.sort(np.frombuffer(digests, dtype="<u8"))
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """Size of the intersection over size of the union, of sets as `hashed` gives them."""
+    common = len(np.intersect1d(a, b, assume_unique=True))
     return common / (len(a) + len(b) - common)
 
 
@@ -61,37 +70,72 @@ def bands(threshold: float) -> tuple[int, int]:
     return PERMUTATIONS, 1
 
 
-def near_pairs(texts: list[str], threshold: float) -> list[Pair]:
-    """(earlier index, later index, similarity) of the pairs of distinct texts whose similarity is at least `threshold`.
+def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
+    """(earlier index, later index, similarity) of the pairs of sets whose similarity is at least `threshold`.
 
-    A text that has `CROWD` near ones before it is compared with those, but not with later texts, so that a large cluster
+    A set that has `CROWD` near ones before it is compared with those, but not with later ones, so that a large cluster
     costs time in proportion to its size. A threshold of 1.0 asks for equal texts alone, of which there are none here.
+
+    Args:
+        sets: shingles of distinct texts, as `hashed` gives them.
+        threshold: above 0.
     """
-    if threshold >= 1 or len(texts) < 2:
+    if threshold >= 1 or len(sets) < 2:
         return []
-    sets = [shingles(text) for text in texts]
-    signatures = MinHash.bulk(
-        ([shingle.encode() for shingle in shingle_set] for shingle_set in sets), num_perm=PERMUTATIONS, seed=SEED
-    )
-    count, size = bands(threshold)
-    tables: list[dict[bytes, list[int]]] = [{} for _ in range(count)]
-    rare = _RarestShingles(sets, threshold)
+    shared = _shared_bands(sets, threshold)
+    members: dict[int, list[int]] = defaultdict(list)
+    open_to_all: list[int] = []  # those that later ones are compared with
+    rare: _RarestShingles | None = None
     pairs = []
-    for later, signature in enumerate(signatures):
-        keys = [signature.hashvalues[start : start + size].tobytes() for start in range(0, count * size, size)]
-        buckets = [table.setdefault(key, []) for table, key in zip(tables, keys, strict=True)]
-        collisions = sum(map(len, buckets))
+    for later, bands_of_later in enumerate(shared):
+        collisions = sum(len(members[band]) for band in bands_of_later)
+        if collisions <= COLLISIONS:
+            candidates = set().union(*(members[band] for band in bands_of_later))
+        else:
+            if rare is None:
+                rare = _RarestShingles(sets, threshold)
+                for earlier in open_to_all:
+                    rare.insert(earlier)
+            candidates = rare.candidates(later)
         found = [
             (earlier, later, similarity)
-            for earlier in sorted(set().union(*buckets) if collisions <= COLLISIONS else rare.candidates(later))
+            for earlier in sorted(candidates)
             if (similarity := jaccard(sets[earlier], sets[later])) >= threshold
         ]
         pairs += found
         if len(found) < CROWD:
-            rare.insert(later)
-            for bucket in buckets:
-                bucket.append(later)
+            open_to_all.append(later)
+            if rare is not None:
+                rare.insert(later)
+            for band in bands_of_later:
+                members[band].append(later)
     return pairs
+
+
+def _shared_bands(sets: list[np.ndarray], threshold: float) -> list[list[int]]:
+    """For each set, the bands of its MinHash signature that another set has too, by numbers that stand for their values.
+
+    Two sets that share no band are never candidates, and most sets share none: only their hashes are ever held.
+    """
+    count, size = bands(threshold)
+    low = ((members & np.uint64(0xFFFF_FFFF)).tolist() for members in sets)  # datasketch takes 32 bits of sha1 too
+    factors = np.random.default_rng(SEED).integers(0, 2**64, size, dtype=np.uint64) | np.uint64(1)
+    values = np.empty((len(sets), count), dtype=np.uint64)
+    signatures = MinHash.generator(low, num_perm=PERMUTATIONS, seed=SEED, hashfunc=int)
+    for index, signature in enumerate(signatures):
+        values[index] = signature.hashvalues[: count * size].reshape(count, size) @ factors
+    shared: list[list[int]] = [[] for _ in sets]
+    number = 0
+    for band in range(count):
+        order = np.argsort(values[:, band], kind="stable")
+        ranked = values[order, band]
+        starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        ends = np.append(starts[1:], len(ranked))
+        for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
+            for index in order[start:end]:
+                shared[index].append(number)
+            number += 1
+    return shared
 
 
 class _RarestShingles:
@@ -101,17 +145,18 @@ class _RarestShingles:
     |x| - ceil(threshold |x|) + 1 of x (prefix filter), and no more than one and what follows it in both (positional filter).
     """
 
-    def __init__(self, sets: list[frozenset[str]], threshold: float):
-        frequency = Counter(member for members in sets for member in members)
-        self.ranked = [sorted(members, key=lambda member: (frequency[member], member)) for members in sets]
+    def __init__(self, sets: list[np.ndarray], threshold: float):
+        self.sets, self.threshold = sets, threshold
+        self.members, self.frequency = np.unique(np.concatenate(sets), return_counts=True)
         self.sizes = np.array([len(members) for members in sets])
-        self.threshold = threshold
-        self.postings: dict[str, tuple[array, array]] = defaultdict(lambda: (array("q"), array("q")))  # sets, places
+        self.postings: dict[int, tuple[array, array]] = defaultdict(lambda: (array("q"), array("q")))  # sets, places
 
-    def _prefix(self, index: int) -> list[str]:
-        size = len(self.ranked[index])
+    def _prefix(self, index: int) -> list[int]:
+        members = self.sets[index]
+        frequency = self.frequency[np.searchsorted(self.members, members)]
         # the threshold as a float may be a hair above the fraction meant: never shorten the prefix by it
-        return self.ranked[index][: size - math.ceil(self.threshold * size - 1e-9) + 1]
+        length = len(members) - math.ceil(self.threshold * len(members) - 1e-9) + 1
+        return members[np.lexsort((members, frequency))][:length].tolist()
 
     def insert(self, index: int) -> None:
         for place, member in enumerate(self._prefix(index)):
@@ -122,7 +167,7 @@ class _RarestShingles:
     def candidates(self, index: int) -> set[int]:
         """Sets inserted before that can reach the threshold with this one."""
         found: set[int] = set()
-        size = len(self.ranked[index])
+        size = len(self.sets[index])
         for place, member in enumerate(self._prefix(index)):
             if member in self.postings:
                 owners, places = (np.array(values) for values in self.postings[member])

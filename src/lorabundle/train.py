@@ -12,6 +12,7 @@ import json
 import logging
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -192,11 +193,14 @@ Settings of the training:
 """
 
 
-def largest_rows(run_config: Config, rows: Dataset, shared: int) -> tuple[list[dict], int]:
-    """The rows of the training's largest forward pass, and how many tokens they share."""
+def largest_rows(run_config: Config, rows: Dataset, shared: int) -> tuple[list[dict], int, int]:
+    """The rows of the training's largest forward pass, how many tokens they share, and how many sizes of passes there are."""
     lengths, train = [len(ids) for ids in rows["input_ids"]], run_config.train
-    order = StepSampler(lengths, train.per_device_train_batch_size * train.gradient_accumulation_steps, run_config.seed)
-    return rows.select(memory.largest_pass(lengths, order, shared, train)).to_list(), shared
+    rows_per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    order = StepSampler(lengths, rows_per_step, run_config.seed)
+    trained = islice(order, rows_per_step * train.max_steps if train.max_steps > 0 else None)
+    largest, sizes = memory.largest_pass(lengths, trained, shared, train)
+    return rows.select(largest).to_list(), shared, sizes
 
 
 def run(run_config: Config) -> Artifacts:

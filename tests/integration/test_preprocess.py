@@ -101,3 +101,14 @@ def test_manifest_counts_add_up(run):
     assert across["prompt"] == {"exact": 0, "near": 0}
     assert across["completion"]["exact"] > 0  # answers of one word are shared; the listed pairs name some
     assert {pair["column"] for pair in manifest["duplicates"]["remaining"]} == {"completion"}
+
+
+def test_cut_rows_are_counted(run):
+    """A row that was cut has lost the token that closes its answer."""
+    write(Path("mine.jsonl"), [row | {"completion": "there " * (n % 7 + 1)} for n, row in enumerate(pairs(120))])
+    manifest = run("data.source=mine.jsonl", "data.max_length=16")
+    for name, truncated in manifest["truncated"].items():
+        rows = load_from_disk(f"data/processed/{name}")
+        assert truncated == sum(row["input_ids"][-1] != 1 for row in rows)
+        assert max(len(row["input_ids"]) for row in rows) == 16
+    assert 0 < manifest["truncated"]["train"] < manifest["splits"]["train"]["examples"]

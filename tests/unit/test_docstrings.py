@@ -120,9 +120,9 @@ def test_records(wheel):
 
 
 def test_group_is_the_function(wheel):
-    records = build_records({"toy": wheel})
+    records = list(build_records({"toy": wheel}))
     assert {record["group"] for record in records if ".walk:" in record["id"]} == {"walk"}
 
 
 def test_same_wheel_same_records(wheel):
-    assert build_records({"toy": wheel}) == build_records({"toy": wheel})
+    assert list(build_records({"toy": wheel})) == list(build_records({"toy": wheel}))

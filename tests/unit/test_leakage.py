@@ -12,6 +12,17 @@ from tests.unit.test_similarity import words
 THRESHOLD = 0.8
 
 
+def clean(records: list[dict], threshold: float) -> tuple[list[dict], dict, dict]:
+    """As `leakage.clean`, but with the records kept, in their groups."""
+    groups, dropped, before = leakage.clean(records, threshold)
+    return [records[index] | {"group": group} for index, group in groups.items()], dropped, before
+
+
+def split(records: list[dict]) -> dict[str, list[dict]]:
+    chosen = preprocess.assign_splits([r["id"] for r in records], [r["group"] for r in records], settings())
+    return {name: [records[index] for index in indices] for name, indices in chosen.items()}
+
+
 def rows(*pairs: tuple[str, str], **extra: str) -> list[dict]:
     return [ask(prompt, completion, id=f"r{n}", group=f"g{n}") | extra for n, (prompt, completion) in enumerate(pairs)]
 
@@ -19,23 +30,21 @@ def rows(*pairs: tuple[str, str], **extra: str) -> list[dict]:
 def test_threshold_of_one_does_no_hashing(monkeypatch):
     monkeypatch.setattr(similarity, "MinHash", None)
     long = " ".join(words(1, 30))
-    kept, dropped, before = leakage.clean(rows((long, "a"), (long.upper(), "A"), (f"{long} more", "a")), 1.0)
+    kept, dropped, before = clean(rows((long, "a"), (long.upper(), "A"), (f"{long} more", "a")), 1.0)
     assert [record["id"] for record in kept] == ["r0", "r2"]
     assert dropped == {"exact_duplicate": 1, "near_duplicate": 0}
     assert before == {"prompt": {"exact": 1, "near": 0}, "completion": {"exact": 3, "near": 0}}
 
 
 def test_equal_rows_are_dropped_and_the_first_kept():
-    kept, dropped, _ = leakage.clean(rows(("q", "a"), ("q", "b"), ("Q ", "A")), THRESHOLD)
+    kept, dropped, _ = clean(rows(("q", "a"), ("q", "b"), ("Q ", "A")), THRESHOLD)
     assert [record["id"] for record in kept] == ["r0", "r1"]
     assert dropped == {"exact_duplicate": 1, "near_duplicate": 0}
 
 
 def test_rows_near_in_both_are_dropped_those_near_in_one_are_kept_together():
     p, c, other = (" ".join(words(seed, 30)) for seed in (1, 2, 3))
-    kept, dropped, before = leakage.clean(
-        rows((p, c), (p + " x", c + " y"), (p + " x", other), ("new", c + " y")), THRESHOLD
-    )
+    kept, dropped, before = clean(rows((p, c), (p + " x", c + " y"), (p + " x", other), ("new", c + " y")), THRESHOLD)
     assert [record["id"] for record in kept] == ["r0", "r2", "r3"]
     assert dropped == {"exact_duplicate": 0, "near_duplicate": 1}
     assert {record["group"] for record in kept} == {"g0"}
@@ -46,7 +55,7 @@ def test_rows_near_in_both_are_dropped_those_near_in_one_are_kept_together():
 def test_rows_that_differ_in_the_system_message_are_not_copies():
     system = [{"role": "system", "content": "Answer in French."}]
     first, second = rows(("q", "a"), ("q", "a"))
-    kept, dropped, _ = leakage.clean([first, second | {"prompt": system + second["prompt"]}], THRESHOLD)
+    kept, dropped, _ = clean([first, second | {"prompt": system + second["prompt"]}], THRESHOLD)
     assert len(kept) == 2
     assert dropped["exact_duplicate"] == 0
     assert kept[0]["group"] == kept[1]["group"]
@@ -55,7 +64,7 @@ def test_rows_that_differ_in_the_system_message_are_not_copies():
 def test_a_shared_system_message_makes_no_rows_alike():
     system = [{"role": "system", "content": " ".join(words(1, 200))}]
     records = [record | {"prompt": system + record["prompt"]} for record in rows(("q one", "a"), ("q two", "b"))]
-    kept, _, before = leakage.clean(records, THRESHOLD)
+    kept, _, before = clean(records, THRESHOLD)
     assert before["prompt"] == {"exact": 0, "near": 0}
     assert len({record["group"] for record in kept}) == 2
 
@@ -65,7 +74,7 @@ def test_groups_merge_through_a_chain_and_take_the_smallest_name():
     records = rows((a, "yes"), (a + " x", b), ("alone", b + " y"), ("far away", "yes"))
     records[2]["group"] = "a name before g"
     records[3]["group"] = "own"
-    kept, _, _ = leakage.clean([*records, ask("apart", "no", id="r4", group="own")], THRESHOLD)
+    kept, _, _ = clean([*records, ask("apart", "no", id="r4", group="own")], THRESHOLD)
     groups = {record["id"]: record["group"] for record in kept}
     assert groups == {
         "r0": "a name before g",
@@ -79,7 +88,7 @@ def test_groups_merge_through_a_chain_and_take_the_smallest_name():
 def test_short_answers_join_nothing_long_ones_do():
     seven, eight = "one two three four five six seven", "one two three four five six seven eight"
     for answer, groups in ((seven, 2), (eight, 1)):
-        kept, _, _ = leakage.clean(rows(("q", answer), ("other", answer)), THRESHOLD)
+        kept, _, _ = clean(rows(("q", answer), ("other", answer)), THRESHOLD)
         assert len({record["group"] for record in kept}) == groups
 
 
@@ -117,7 +126,7 @@ def test_listed_pairs_are_few():
 
 def test_ten_thousand_equal_answers_are_counted_not_compared():
     records = [ask(f"question {n}", "the answer is always the very same one", id=str(n)) for n in range(10_000)]
-    kept, _, before = leakage.clean(records, 1.0)
+    kept, _, before = clean(records, 1.0)
     counts, _ = leakage.left_over({"train": kept[:9000], "test": kept[9000:]}, 1.0)
     assert before["completion"]["exact"] == 10_000 * 9_999 // 2
     assert counts["across"]["completion"]["exact"] == 9000 * 1000
@@ -148,7 +157,7 @@ def test_a_dataset_of_97_percent_copies_does_not_flatter():
     """The score would be of what was learnt by heart: no test prompt and no test answer may have been trained on."""
     records = copies(originals=60, each=35)
     assert 1 - 60 / len(records) == pytest.approx(0.97, abs=0.003)
-    kept, dropped, before = leakage.clean(records, THRESHOLD)
+    kept, dropped, before = clean(records, THRESHOLD)
     # Of 35 copies 7 are of each kind. Prompt edited, answer edited, both edited: near in both, dropped. Upper case: equal.
     # Answers under other prompts: kept, in the group of the original.
     assert dropped == {"exact_duplicate": 60 * 7, "near_duplicate": 60 * 21}
@@ -160,7 +169,7 @@ def test_a_dataset_of_97_percent_copies_does_not_flatter():
     assert before["prompt"] == {"exact": 60 * (15 * 14 // 2), "near": 60 * (15 * 14 + 14 * 13 // 2)}
     assert before["completion"] == {"exact": 60 * (22 * 21 // 2), "near": 60 * (22 * 14 + 14 * 13 // 2)}
 
-    splits = preprocess.assign_splits(kept, settings())
+    splits = split(kept)
     counts, listed = leakage.left_over(splits, THRESHOLD)
     assert counts["across"] == {"prompt": {"exact": 0, "near": 0}, "completion": {"exact": 0, "near": 0}}
     assert listed == []
@@ -183,6 +192,6 @@ def test_a_crowd_of_near_texts_is_joined_without_comparing_all(monkeypatch):
     monkeypatch.setattr(similarity, "CROWD", 10)
     base = " ".join(words(1, 30))
     records = rows(*((f"{base} edit{n}", f"label{n}") for n in range(200)))
-    kept, _, before = leakage.clean(records, THRESHOLD)
+    kept, _, before = clean(records, THRESHOLD)
     assert {record["group"] for record in kept} == {"g0"}
     assert before["prompt"]["near"] <= 200 * 10

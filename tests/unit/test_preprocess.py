@@ -30,40 +30,43 @@ def many(count: int, per_group: int = 3) -> list[dict]:
     return [ask(f"question {n}", "answer", group=f"group {n // per_group}") for n in range(count)]
 
 
+def split(records: list[dict], settings: Data) -> dict[str, list[dict]]:
+    chosen = preprocess.assign_splits([r["id"] for r in records], [r["group"] for r in records], settings)
+    return {name: [records[index] for index in indices] for name, indices in chosen.items()}
+
+
 def test_no_group_is_in_two_splits():
-    splits = preprocess.assign_splits(many(600), settings())
+    splits = split(many(600), settings())
     groups = [{record["group"] for record in rows} for rows in splits.values()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 200
     assert sum(map(len, splits.values())) == 600
 
 
 def test_split_sizes_follow_the_fractions():
-    splits = preprocess.assign_splits(many(3000, per_group=1), settings(val_fraction=0.1, test_fraction=0.3))
+    splits = split(many(3000, per_group=1), settings(val_fraction=0.1, test_fraction=0.3))
     assert len(splits["val"]) == pytest.approx(300, abs=50)
     assert len(splits["test"]) == pytest.approx(900, abs=80)
 
 
 def test_adding_data_moves_nothing_between_splits():
-    few = preprocess.assign_splits(many(300), settings())
-    more = preprocess.assign_splits(many(600), settings())
+    few = split(many(300), settings())
+    more = split(many(600), settings())
     for name, rows in few.items():
         assert {row["id"] for row in rows} <= {row["id"] for row in more[name]}
 
 
 def test_order_of_the_input_does_not_matter():
-    assert preprocess.assign_splits(many(300), settings()) == preprocess.assign_splits(many(300)[::-1], settings())
+    assert split(many(300), settings()) == split(many(300)[::-1], settings())
 
 
 def test_limits_are_applied_per_split():
-    splits = preprocess.assign_splits(
-        many(300), settings(max_train_examples=7, max_val_examples=5, max_test_examples=3)
-    )
+    splits = split(many(300), settings(max_train_examples=7, max_val_examples=5, max_test_examples=3))
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 7, "val": 5, "test": 3}
 
 
 def test_empty_split():
     with pytest.raises(EmptySplitError, match="split is empty: 1 records in 1 groups"):
-        preprocess.assign_splits(many(1), settings())
+        split(many(1), settings())
 
 
 def pairs(*records: dict) -> list[tuple[Row, dict]]:
@@ -73,13 +76,12 @@ def pairs(*records: dict) -> list[tuple[Row, dict]]:
 FIELDS = {"prompt": "instruction", "completion": "output"}
 
 
-def test_long_rows_are_cut_and_counted(tokenizer, tmp_path):
+def test_long_rows_are_cut(tokenizer, tmp_path):
     long = ask("hello", "there general what is it")
     quarantine = Quarantine(tmp_path / "q.jsonl", "stop")
-    encoded = preprocess.encode_rows(pairs(ask("hello", "there"), long), tokenizer, 11, quarantine, FIELDS)
+    encoded = list(preprocess.encode_rows(pairs(ask("hello", "there"), long), tokenizer, 11, quarantine, FIELDS))
     assert [len(row["input_ids"]) for row in encoded] == [11, 15]
-    rows, truncated = preprocess.cut(encoded, max_length=11)
-    assert truncated == 1
+    rows = list(preprocess.cut(encoded, max_length=11))
     assert [len(row["input_ids"]) for row in rows] == [11, 11]
     assert rows[1]["labels"] == [IGNORE_INDEX] * 9 + [8, 9]
 
@@ -87,7 +89,7 @@ def test_long_rows_are_cut_and_counted(tokenizer, tmp_path):
 def test_prompt_that_fills_the_limit_is_an_error(tokenizer, tmp_path):
     """Training on rows without labels "succeeds" with a loss of 0."""
     quarantine = Quarantine(tmp_path / "q.jsonl", "stop")
-    assert preprocess.encode_rows(pairs(ask("hello", "there")), tokenizer, 9, quarantine, FIELDS) == []
+    assert list(preprocess.encode_rows(pairs(ask("hello", "there")), tokenizer, 9, quarantine, FIELDS)) == []
     message = r"d\.jsonl:1: column instruction.*9 tokens and data\.max_length is 9"
     with pytest.raises(NoSupervisedTokensError, match=message):
         quarantine.close(2)
@@ -109,6 +111,8 @@ def test_control_token_is_a_row_problem(tokenizer, tmp_path, question, answer, c
 def test_template_at_fault_is_no_row_problem(tokenizer, tmp_path):
     tokenizer.chat_template = None
     with pytest.raises(TemplateError, match="no chat template"):
-        preprocess.encode_rows(
-            pairs(ask("a", "b")), tokenizer, 64, Quarantine(tmp_path / "q.jsonl", "quarantine"), FIELDS
+        next(
+            preprocess.encode_rows(
+                pairs(ask("a", "b")), tokenizer, 64, Quarantine(tmp_path / "q.jsonl", "quarantine"), FIELDS
+            )
         )

@@ -48,11 +48,11 @@ def test_shingles(text, expected):
 
 
 def test_operators_tell_texts_apart():
-    assert similarity.jaccard(similarity.shingles("2+3"), similarity.shingles("2-3")) == 0
+    assert similarity.jaccard(*(similarity.hashed(similarity.shingles(text)) for text in ("2+3", "2-3"))) == 0
 
 
 def test_jaccard_by_hand():
-    assert similarity.jaccard(frozenset("abcd"), frozenset("bcde")) == pytest.approx(3 / 5)
+    assert similarity.jaccard(similarity.hashed("abcd"), similarity.hashed("bcde")) == pytest.approx(3 / 5)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.99])
@@ -77,15 +77,14 @@ def test_near_pairs_are_those_of_comparing_every_pair(monkeypatch, collisions, t
                 changed[place] = f"other{seed}x{copy}x{place}"
             texts.append(f"{template} {' '.join(changed)}")
     sets = [similarity.shingles(text) for text in texts]
-    expected = {
-        (a, b) for b in range(len(texts)) for a in range(b) if similarity.jaccard(sets[a], sets[b]) >= THRESHOLD
-    }
-    found = {(a, b): share for a, b, share in similarity.near_pairs(texts, THRESHOLD)}
-    assert set(found) == expected
+    shares = {(a, b): len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for b in range(len(texts)) for a in range(b)}
+    expected = {pair: share for pair, share in shares.items() if share >= THRESHOLD}
+    found = {(a, b): share for a, b, share in similarity.near_pairs(list(map(similarity.hashed, sets)), THRESHOLD)}
+    assert found == expected
     assert len(expected) >= 40
-    assert all(share == similarity.jaccard(sets[a], sets[b]) for (a, b), share in found.items())
 
 
 def test_near_pairs_are_the_same_each_time():
     texts = [" ".join(words(seed // 5, 30)[: 30 - seed % 5]) for seed in range(100)]
-    assert similarity.near_pairs(texts, THRESHOLD) == similarity.near_pairs(texts, THRESHOLD) != []
+    sets = [similarity.hashed(similarity.shingles(text)) for text in texts]
+    assert similarity.near_pairs(sets, THRESHOLD) == similarity.near_pairs(sets, THRESHOLD) != []

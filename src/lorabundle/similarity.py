@@ -53,10 +53,12 @@ def hashed(shingle_set: Iterable[str]) -> np.ndarray:
     return np.sort(np.frombuffer(digests, dtype="<u8"))
 
 
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Size of the intersection over size of the union, of sets as `hashed` gives them."""
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / (len(a) + len(b) - common)
+def jaccard(one: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+    """Size of the intersection over size of the union, of one set with each of others; sets as `hashed` gives them, not empty."""
+    sizes, members = np.array(list(map(len, others))), np.concatenate(others)
+    places = np.searchsorted(one, members).clip(max=len(one) - 1)
+    common = np.add.reduceat(one[places] == members, np.cumsum(sizes) - sizes, dtype=np.int64)
+    return common / (len(one) + sizes - common)
 
 
 def bands(threshold: float) -> tuple[int, int]:
@@ -97,11 +99,11 @@ def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
                 for earlier in open_to_all:
                     rare.insert(earlier)
             candidates = rare.candidates(later)
-        found = [
-            (earlier, later, similarity)
-            for earlier in sorted(candidates)
-            if (similarity := jaccard(sets[earlier], sets[later])) >= threshold
-        ]
+        found = []
+        if candidates:
+            ranked = sorted(candidates)
+            similarities = jaccard(sets[later], [sets[earlier] for earlier in ranked]).tolist()
+            found = [(earlier, later, s) for earlier, s in zip(ranked, similarities, strict=True) if s >= threshold]
         pairs += found
         if len(found) < CROWD:
             open_to_all.append(later)

@@ -16,18 +16,13 @@ from itertools import islice
 from pathlib import Path
 
 from lorabundle import artifacts, config
-from tests.bench.bench_evaluation import OUTPUT
 
 SHARES = (16, 4, 1)  # of the data, one in so many
 EXAMPLES = 640
 THREADS = (1, 2)
-SETTINGS = [
-    "run=scaling",
-    "data.source=data.jsonl",
-    "data.packages=[]",
-    "train.eval_steps=1000",
-    "train.save_steps=1000",
-]
+SETTINGS = ["run=scaling", "data.source=data.jsonl", "data.packages=[]", "data.max_val_examples=20"]
+SETTINGS += ["train.eval_steps=1000", "train.save_steps=1000"]
+OUTPUT = Path("outputs/bench")  # nothing large is imported: a child's peak memory would start at this process's
 
 
 def project(folder: Path, run_config: config.Config) -> None:
@@ -77,6 +72,10 @@ def main() -> None:
     arguments = parser.parse_args()
     run_config = config.load_config(arguments.config, arguments.set)
     lines = (config.RAW / f"{run_config.data.source}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    probed = artifacts.read_json(Path("outputs/.probe.json"), "Run bench_training first.")
+    same = [
+        f"model.{key}={probed[key]}" for key in ("dtype", "attn_implementation")
+    ]  # whatever a probe on one thread says
     measured = []
     for share in SHARES:
         for threads in THREADS:
@@ -84,7 +83,7 @@ def main() -> None:
                 folder = Path(name)
                 project(folder, run_config)
                 (folder / "data.jsonl").write_text("".join(islice(lines, 0, None, share)), encoding="utf-8")
-                overrides = [f"data.max_train_examples={EXAMPLES // share}"]
+                overrides = [*same, f"data.max_train_examples={EXAMPLES // share}"]
                 records = {
                     stage: run_stage(stage, folder, arguments, overrides, threads) for stage in ("preprocess", "train")
                 }

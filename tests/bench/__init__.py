@@ -1,1 +1,5 @@
-"""Measurements: run by hand or by `make bench`, not by pytest."""
+"""Measurements beside the stock libraries: `make bench`."""
+
+import logging
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at its import it asks for a package that only inference uses

@@ -2,4 +2,6 @@
 
 import logging
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # at its import it asks for a package that only inference uses
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # at its import it asks for a package that only inference uses

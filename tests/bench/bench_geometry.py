@@ -35,6 +35,7 @@ GEOMETRY = {  # of microsoft/Phi-3-mini-4k-instruct
 SETTINGS = ["model.name=" + NAME, "train.max_tokens=256"]
 SIDES = {
     "bfloat16": (["ours", "bfloat16"], {}),
+    "bfloat16, passes of 128 tokens": (["ours", "bfloat16", "train.max_tokens=128"], {}),
     "4-bit, checkpointing": (["ours", "bfloat16", "model.load_in_4bit=true", "train.gradient_checkpointing=true"], {}),
 }
 

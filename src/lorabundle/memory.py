@@ -23,7 +23,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # in a container: what it may 
 BITS_4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for each 64
 STEPS = (512, 256, 128)  # max_tokens to fall back on
 LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
-CODE = 30_000_000  # for each size of pass: oneDNN keeps some 30 products of 0.5 MB (see packing.TOKENS_MULTIPLE), the rest is what no block fits
+CODE = 25_000_000  # for each size of pass: oneDNN keeps some 30 products of 0.5 MB (see packing.TOKENS_MULTIPLE), the rest is what no block fits
 ROUNDING = 1.1  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.0 to 1.2
 
 

@@ -23,8 +23,8 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # in a container: what it may 
 BITS_4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for each 64
 STEPS = (512, 256, 128)  # max_tokens to fall back on
 LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
-CODE = 25_000_000  # for each size of pass: oneDNN keeps some 30 products of 0.5 MB (see packing.TOKENS_MULTIPLE), the rest is what no block fits
-ROUNDING = 1.1  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.0 to 1.2
+CODE = 40_000_000  # for each size of pass: oneDNN keeps some 30 products of 0.5 MB (see packing.TOKENS_MULTIPLE), the allocator blocks
+ROUNDING = 1.05  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.0 to 1.2
 
 
 def largest_pass(lengths: list[int], order: Iterable[int], shared: int, train: Train) -> tuple[list[int], int]:
@@ -77,7 +77,7 @@ def estimate(config: Config, rows: list[dict], shared: int, sizes: int) -> dict[
     if config.train.gradient_checkpointing:
         further = places * settings.hidden_size * dtype.itemsize
     kept = one + (settings.num_hidden_layers - 1) * further
-    head = fused.HEAD_ROWS * settings.vocab_size * (8 if dtype is torch.float32 else 12)  # logits, likelihoods, errors
+    head = fused.HEAD_ROWS * settings.vocab_size * 8  # logits and likelihoods, in float32
     widest = max(weight.numel() for name, weight in whole.named_parameters() if name.endswith("base_layer.weight"))
     backward = 3 * places * 2 * settings.intermediate_size * dtype.itemsize  # gradients of the widest part of a layer
     if dtype is torch.bfloat16:  # oneDNN lays a weight out anew for each product

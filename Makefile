@@ -9,6 +9,7 @@
 # From the command line or the environment
 CONFIG ?= config/default.yaml
 SET ?=
+NUMERICS ?=
 ENGINE ?= auto
 BASE ?= auto
 THREADS ?=
@@ -27,6 +28,9 @@ SHELL = /bin/bash
 # Settings that name files: from SET if they are there, else from CONFIG. setting(section,key)
 setting = $(or $(patsubst $(1).$(2)=%,%,$(filter $(1).$(2)=%,$(SET))),$(shell sed -n "/^$(1):/,/^[a-z]/s/^ *$(2): *$(scalar)" $(CONFIG) 2>/dev/null))
 scalar = [\"']*\([^ \"'\#]*\).*/\1/p
+# NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch
+override SET := $(strip $(SET) $(NUMERICS:%=numerics=%))
+numerics := $(or $(patsubst numerics=%,%,$(lastword $(filter numerics=%,$(SET)))),$(shell sed -n "s/^numerics: *$(scalar)" $(CONFIG) 2>/dev/null))
 RUN := outputs/$(or $(patsubst run=%,%,$(filter run=%,$(SET))),$(shell sed -n "s/^run: *$(scalar)" $(CONFIG) 2>/dev/null),unnamed)
 MODEL := data/models/$(call setting,model,name)
 # Files of the user's that a run reads: a dataset, a local model
@@ -59,7 +63,7 @@ code = $(patsubst %,src/lorabundle/%.py,$(1) __init__ artifacts config errors st
 section = $(patsubst %,$(SECTIONS)/%.yaml,$(1))
 # missing(files): FORCE if one is not there, so that deleting a result makes it again
 missing = $(if $(filter-out $(wildcard $(1)),$(1)),FORCE)
-stage = docker/run.sh python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),--set $$SET)
+stage = NUMERICS=$(numerics) docker/run.sh python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),--set $$SET)
 
 ## help: print this list (the default)
 .PHONY: help
@@ -73,12 +77,14 @@ help:
 	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"run=try train.learning_rate=1e-4\" (no spaces in a value)"
 	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) takes a container engine that answers, else venv"
 	@echo "  BASE=NAME       base of the image: registry, debian, or auto (default)"
+	@echo "  NUMERICS=MODE   fast, or portable: the same result bytes on any x86-64 CPU with AVX2 (default: what CONFIG says)"
 	@echo "  THREADS=N       threads of the computation (default: all cores)"
 
 ## all: everything, through the archive
 .PHONY: all
 all: archive
 	@echo "Done with $(engine). Read reports/results.html or results.md; hand in archive/submission-$(notdir $(RUN)).tar.gz"
+	@echo "Fingerprint of the results: $$(sha256sum < $(RUN)/RESULTS.sha256 | cut -c1-64)"
 
 ## fetch: download and verify the locked packages and the base model (the only step with network)
 .PHONY: fetch
@@ -184,23 +190,23 @@ $(RUN)/provenance.json: $(STAGES)/fetch.json
 $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
-$(STAGES)/train.json: $(call code,train checkpoints fused journal memory reload modeling packing probe prompts runinfo scoring step) $(call section,seed model lora train) \
+$(STAGES)/train.json: $(call code,train checkpoints fused journal memory numerics reload modeling packing probe prompts runinfo scoring step) $(call section,seed numerics model lora train) \
 		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock \
 		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
 	@$(call stage,train)
 
-$(STAGES)/evaluate.json: $(call code,evaluate diagnosis fused intervals locks metrics modeling packing probe prompts reasoning scoring summary) \
-		$(call section,seed model data evaluate) $(STAGES)/train.json $(call missing,$(RUN)/metrics.json $(RUN)/examples.jsonl)
+$(STAGES)/evaluate.json: $(call code,evaluate diagnosis fused intervals locks metrics modeling numerics packing probe prompts reasoning results scoring summary) \
+		$(call section,seed numerics model data evaluate) $(STAGES)/train.json $(call missing,$(RUN)/metrics.json $(RUN)/examples.jsonl)
 	@$(call stage,evaluate)
 
 $(STAGES)/sample.json: $(call code,sample) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
 	@$(call stage,sample)
 
-$(STAGES)/report.json: $(call code,report blocks colophon dataview fields figures render view) \
+$(STAGES)/report.json: $(call code,report blocks colophon dataview fields figures render results view) \
 		$(wildcard src/lorabundle/templates/*) \
 		$(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
-		$(call section,run seed model data lora train evaluate sample) \
-		$(call missing,reports/results.md reports/results.html $(foreach figure,loss change prompt_lengths response_lengths,\
+		$(call section,run seed numerics model data lora train evaluate sample) \
+		$(call missing,$(RUN)/RESULTS.sha256 reports/results.md reports/results.html $(foreach figure,loss change prompt_lengths response_lengths,\
 		reports/figures/$(figure).svg reports/figures/$(figure).png))
 	@$(call stage,report)
 

@@ -67,7 +67,7 @@ options=(
     --volume "$PWD:/bundle:ro"
 )
 for folder in data outputs reports archive; do options+=(--volume "$PWD/$folder:/bundle/$folder"); done
-for setting in "${settings[@]}"; do options+=(--env "$setting"); done
+for setting in "${settings[@]}" NUMERICS; do options+=(--env "$setting"); done
 if [ -t 1 ]; then options+=(--tty); fi
 if [ "$engine" = podman ] && [ "$(id -u)" -ne 0 ]; then options+=(--userns=keep-id); fi
 if [ "${NETWORK:-}" = 1 ]; then

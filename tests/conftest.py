@@ -1,8 +1,15 @@
-"""Shared fixtures: a word-level tokenizer whose ids can be read off by hand, a two-layer random Phi-3, a run's config."""
+"""Shared fixtures: a word-level tokenizer whose ids can be read off by hand, a two-layer random Phi-3, a run's config.
+
+And a project in which that model trains in seconds.
+"""
 
 import copy
+import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries below read it: no test may reach for a hub
@@ -96,3 +103,46 @@ def ask(question: str, answer: str, **extra: str) -> dict:
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": answer}],
     } | extra
+
+
+def run_stage(stage: str, *overrides: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
+    """Run a stage as a command, as make does."""
+    command = [sys.executable, "-m", f"lorabundle.{stage}", "--config", "config/smoke.yaml"]
+    command += ["--set", *overrides] if overrides else []
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    finished = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+    assert not check or finished.returncode == 0, finished.stderr
+    return finished
+
+
+@pytest.fixture
+def tiny_project(workspace: Path, tiny_model) -> Path:
+    """A project with a tiny Phi-3 in a local folder and a JSONL dataset over its vocabulary."""
+    tiny_model.save_pretrained(workspace / "tiny")
+    word_tokenizer().save_pretrained(workspace / "tiny")
+    rows = []
+    for number in range(120):
+        first, second, third = (WORDS[number % 9], WORDS[number // 9 % 9], WORDS[number * 5 % 7])
+        rows.append({"prompt": f"{first} {second} {third}", "completion": " ".join([second, first] * (1 + number % 4))})
+    (workspace / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return workspace
+
+
+TINY = [
+    "run=tiny",
+    "model.name=tiny",
+    "model.source=local",
+    "model.path=tiny",
+    "model.dtype=float32",
+    "data.source=data.jsonl",
+    "data.packages=[]",
+    "data.max_train_examples=40",
+    "lora.r=4",
+    "train.num_train_epochs=20",
+]
+
+
+@pytest.fixture
+def tiny_config(tiny_project: Path) -> Callable[..., Config]:
+    """The tiny project's config, with further overrides."""
+    return lambda *overrides: load_config(Path("config/smoke.yaml"), [*TINY, *overrides])

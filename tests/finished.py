@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
-from lorabundle.artifacts import write_json, write_jsonl
-from lorabundle.config import Config
+from lorabundle.artifacts import atomic_write, write_json, write_jsonl
+from lorabundle.config import PROCESSED, SPLITS, Config
 from lorabundle.report import RECORDED
 
 
@@ -127,7 +127,14 @@ def manifest() -> dict:
 
 def run_files() -> dict[str, dict | list]:
     """Every file that the report reads, by its name below the run's folder."""
-    environment = {"cpu": "Some CPU", "cores": 2, "memory_bytes": 8e9, "threads": 2, "dtype": "float32"}
+    environment = {
+        "cpu": "Some CPU",
+        "cores": 2,
+        "memory_bytes": 8e9,
+        "threads": 2,
+        "numerics": "fast",
+        "dtype": "float32",
+    }
     environment |= {"attn_implementation": "eager", "probe": {"gflops": {"float32": 175.0, "bfloat16": 380.0}}}
     environment["probe"] |= {
         "attention_ms": {"eager": 2.0, "sdpa": 5.0},
@@ -150,6 +157,11 @@ def run_files() -> dict[str, dict | list]:
 
 def write_run(config: Config, files: dict[str, dict | list]) -> None:
     """Write a run's files as its stages would leave them."""
+    for split in SPLITS:
+        atomic_write(PROCESSED / split / "data.arrow", f"{split} rows")
+    if "manifest.json" in files:
+        write_json(PROCESSED / "manifest.json", files["manifest.json"])
+    atomic_write(config.adapter_dir / "adapter_model.safetensors", "weights")
     for name, content in files.items():
         (write_jsonl if isinstance(content, list) else write_json)(config.run_dir / name, content)
 

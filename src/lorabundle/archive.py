@@ -38,6 +38,7 @@ BUILT = {"__pycache__", "wheels", ".pytest_cache", ".ruff_cache"}
 RUN_FILES = [
     "config.yaml",
     "environment.json",
+    "RESULTS.sha256",
     "manifest.json",
     "provenance.json",
     "train_log.jsonl",

@@ -7,7 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from lorabundle import artifacts, config, fused, modeling, packing, scoring, step
+from lorabundle import artifacts, config, fused, modeling, numerics, packing, scoring, step
 from lorabundle.artifacts import sha256_bytes, sha256_file
 from lorabundle.config import Config
 
@@ -15,7 +15,7 @@ log = logging.getLogger("lorabundle.train")
 
 COMPLETE = "complete.json"  # written last into a checkpoint: one without it was cut short
 FINISHED = "finished.json"  # beside the checkpoints once training is over: the next run starts afresh
-SECTIONS = {"seed", "model", "lora", "train"}  # of the config: what decides the course of training
+SECTIONS = {"seed", "numerics", "model", "lora", "train"}  # of the config: what decides the course of training
 
 
 def seal(checkpoint: Path, fingerprint: str) -> None:
@@ -28,7 +28,7 @@ def training_fingerprint(run_config: Config, manifest: dict) -> str:
     """Hex sha256 of all that decides the course of training; a checkpoint is resumed only under the same one."""
     settings = run_config.model_dump(include=SECTIONS)
     provenance = artifacts.read_json(run_config.model_dir / "provenance.json", modeling.FETCH_FIRST)
-    code = [sha256_file(Path(module.__file__)) for module in (fused, modeling, packing, scoring, step)]
+    code = [sha256_file(Path(module.__file__)) for module in (fused, modeling, numerics, packing, scoring, step)]
     resolved = (
         modeling.resolve_dtype(run_config.model.dtype),
         modeling.resolve_attention(run_config.model.attn_implementation),

@@ -2,7 +2,7 @@
 
 import json
 
-from lorabundle.blocks import Code, Line, Paragraph, Table
+from lorabundle.blocks import Block, Code, Line, Paragraph, Table
 from lorabundle.config import Config
 from lorabundle.fields import Fields
 
@@ -10,7 +10,7 @@ from lorabundle.fields import Fields
 def settings_tables(run_config: Config) -> list[Table]:
     """Every setting that decides the result, a table for each section of the config."""
     settings = run_config.model_dump(exclude={"run"})
-    sections = {"seed": {"seed": settings.pop("seed")}}
+    sections = {"run": {key: settings.pop(key) for key in ("seed", "numerics")}}
     sections |= {name: {f"{name}.{key}": value for key, value in values.items()} for name, values in settings.items()}
     return [
         Table(
@@ -65,8 +65,11 @@ def probe_sentence(probe: Fields) -> str:
     return f"matrix products: {rates}; attention: {times}; where the config says auto, {chosen} are used"
 
 
-def this_run(environment: Fields, records: dict[str, Fields]) -> list[Table]:
-    """Machine, software, time and memory: what may differ between two equal runs."""
+def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) -> list[Block]:
+    """Machine, software, time and memory: what may differ between two equal runs.
+
+    The fingerprint (see `results`) may not; it stands here because it covers all that stands above.
+    """
     stages: list[list[Line]] = [
         [name, record.number("seconds", "{:,.1f}"), record.number("peak_rss_bytes", "{:.2f}", 1e-9)]
         for name, record in records.items()
@@ -83,6 +86,7 @@ def this_run(environment: Fields, records: dict[str, Fields]) -> list[Table]:
         ],
         ["Memory", environment.number("memory_bytes", "{:.1f} GB", 1e-9)],
         ["Threads", environment.number("threads", "{}")],
+        ["Numerics", environment.text("numerics")],
         ["Computed in", f"{environment.text('dtype')}, {environment.text('attn_implementation')} attention"],
         ["Probe of this CPU", probe_sentence(environment.part("probe"))],
         ["Engine", engine],
@@ -91,6 +95,9 @@ def this_run(environment: Fields, records: dict[str, Fields]) -> list[Table]:
         ["Commit", environment.text("commit")],
     ]
     return [
+        Paragraph(
+            ["Fingerprint of the results: ", Code(fingerprint), ". Two runs with the same one have the same results."]
+        ),
         Table("Time and memory by stage", "stages/<stage>.json", ["Stage", "Seconds", "Peak memory (GB)"], stages),
         Table("Machine and software", "environment.json", ["Fact", "Value"], facts, text_columns=2),
     ]

@@ -10,6 +10,7 @@ changed: these are what the Makefile's stages depend on.
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic_core import ErrorDetails
 from lorabundle import artifacts
 from lorabundle.errors import ConfigError, LorabundleError, MissingInputError
 
+NUMERICS = os.environ.get("NUMERICS") or "fast"  # how this process computes: it counts from the first import on
 ASSETS_LOCK = Path("docker/assets.lock")
 RUNTIME_LOCK = Path("docker/requirements.lock")
 WHEELS = Path("data/raw/wheels")
@@ -209,12 +211,21 @@ class Config(Section):
 
     run: Name
     seed: int = Field(ge=0, lt=2**32)  # what NumPy takes
+    numerics: Literal["fast", "portable"]  # see numerics.py
     model: Model
     data: Data
     lora: Lora
     train: Train
     evaluate: Evaluate
     sample: Sample
+
+    @model_validator(mode="after")
+    def _portable_is_float32(self) -> "Config":
+        if self.numerics == "portable" and (self.model.dtype == "bfloat16" or self.model.load_in_4bit):
+            raise ValueError(
+                "numerics: portable is for float32: set model.dtype to float32 or auto, and model.load_in_4bit to false"
+            )
+        return self
 
     @property
     def run_dir(self) -> Path:

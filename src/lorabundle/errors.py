@@ -87,6 +87,10 @@ class DivergenceError(LorabundleError):
     """Training produced a loss or a gradient that is not finite."""
 
 
+class NumericsError(LorabundleError):
+    """The machine, or the process, computes in another way than the config asks for."""
+
+
 class ImplausibleLossError(LorabundleError):
     """The base model scores worse than guessing uniformly over the vocabulary."""
 

@@ -14,31 +14,15 @@ from collections import Counter, defaultdict
 
 from datasets import load_from_disk
 
-from lorabundle import artifacts, config, metrics, modeling, prompts, reasoning, scoring
+from lorabundle import artifacts, config, metrics, modeling, numerics, prompts, reasoning, scoring
 from lorabundle.config import Config
 from lorabundle.diagnosis import MISTAKES, find_mistakes
-from lorabundle.errors import AdapterError, ImplausibleLossError, MissingInputError
+from lorabundle.errors import AdapterError, ImplausibleLossError
+from lorabundle.results import check_splits
 from lorabundle.stage import Artifacts, run_stage
 from lorabundle.summary import summarise
 
 log = logging.getLogger("lorabundle.evaluate")
-
-DATA_FIRST = "Run `make data` first."
-
-
-def check_splits(run_config: Config) -> dict:
-    """The manifest of `data/processed/`, if that holds the splits that this run was trained on.
-
-    Raises:
-        MissingInputError: it holds another run's, whose test rows may be this run's training rows.
-    """
-    manifest = artifacts.read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
-    if manifest != artifacts.read_json(run_config.run_dir / "manifest.json", DATA_FIRST):
-        raise MissingInputError(
-            f"data/processed/ holds the splits of another run than {run_config.run}, so its test rows may be among this run's "
-            f"training rows. Run `make data` for this run first."
-        )
-    return manifest
 
 
 def check_adapter_is_of_base(run_config: Config) -> None:
@@ -140,6 +124,7 @@ def baselines_of(train_rows: list[dict], test_rows: list[dict], vocab_size: int)
 
 def run(run_config: Config) -> Artifacts:
     """Evaluate both models and the two baselines."""
+    numerics.prepare(run_config)
     manifest = check_splits(run_config)
     check_adapter_is_of_base(run_config)
     train_rows = load_from_disk(config.PROCESSED / "train").select_columns(["kind", "completion", "labels"]).to_list()

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from lorabundle import artifacts, packing
+from lorabundle.config import NUMERICS
 
 log = logging.getLogger("lorabundle")
 
@@ -42,7 +43,7 @@ def decision() -> dict:
 
     Returns {"machine", "gflops": {dtype: rate}, "attention_ms": {name: time}, "dtype", "attn_implementation"}.
     """
-    machine = {"cpu": cpu_model(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    machine = {"cpu": cpu_model(), "torch": torch.__version__, "threads": torch.get_num_threads(), "numerics": NUMERICS}
     machine |= {name: os.environ[name] for name in CAPS if name in os.environ}
     if CACHE.is_file():
         known = artifacts.read_json(CACHE, "Delete it; it is made again.")
@@ -57,11 +58,14 @@ def decision() -> dict:
 
 
 def measure() -> dict:
-    """Matrix products in float32 and bfloat16, then both kinds of attention, forward and backward, in the faster dtype."""
+    """Matrix products in float32 and bfloat16, then both kinds of attention, forward and backward, in the faster dtype.
+
+    Portable numerics have one dtype and one attention, whatever is faster.
+    """
     rates = {name: 2e-9 * SIZE**3 / seconds(product(getattr(torch, name))) for name in ("float32", "bfloat16")}
-    dtype = "bfloat16" if rates["bfloat16"] > CLEARLY * rates["float32"] else "float32"
+    dtype = "bfloat16" if NUMERICS == "fast" and rates["bfloat16"] > CLEARLY * rates["float32"] else "float32"
     times = {name: 1e3 * seconds(attention(core, getattr(torch, dtype))) for name, core in packing.CORES.items()}
-    chosen = "sdpa" if times["eager"] > CLEARLY * times["sdpa"] else "eager"
+    chosen = "sdpa" if NUMERICS == "fast" and times["eager"] > CLEARLY * times["sdpa"] else "eager"
     return {"gflops": rates, "attention_ms": times, "dtype": dtype, "attn_implementation": chosen}
 
 

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 
+from lorabundle import numerics
 from lorabundle.errors import LorabundleError
 from lorabundle.modeling import from_folder, load_adapter
 
@@ -26,6 +27,7 @@ def plain_logits(model: PeftModel, input_ids: torch.Tensor) -> torch.Tensor:
 
 def main(model_dir: str, adapter_dir: str, output: str, dtype: str, attention: str, load_in_4bit: str, ids: str) -> int:
     """Write {"logits": (1, length, vocabulary)} for the token ids."""
+    numerics.use_kernels()
     base, _ = from_folder(Path(model_dir), getattr(torch, dtype), attention, load_in_4bit == "True")
     try:
         model = load_adapter(base.eval(), Path(adapter_dir))

@@ -2,7 +2,7 @@
 
 Reads, below `outputs/<run>/`, `metrics.json`, `examples.jsonl`, `samples.jsonl`, `train_log.jsonl`, `manifest.json`,
 `provenance.json`, `environment.json` and the stage records. Writes `reports/results.md`, `reports/results.html` (one file,
-figures included) and `reports/figures/*.{svg,png}`. Both show the same page (`view`), so they cannot disagree.
+figures included), `reports/figures/*.{svg,png}`, and `outputs/<run>/RESULTS.sha256`. Both show the same page (`view`), so they cannot disagree.
 A missing value is an error, and then nothing is written. All that may differ between two equal runs stands in the last
 section, "This run".
 
@@ -10,11 +10,14 @@ Run as: python -m lorabundle.report --config config/default.yaml
 """
 
 import sys
+from dataclasses import replace
 
-from lorabundle import artifacts, config, figures, render, view
+from lorabundle import artifacts, colophon, config, figures, render, view
+from lorabundle.blocks import Section
 from lorabundle.config import Config
 from lorabundle.fields import Fields
 from lorabundle.figures import Drawing
+from lorabundle.results import LISTING, listing, paths
 from lorabundle.stage import Artifacts, run_stage
 from lorabundle.view import Results
 
@@ -65,6 +68,9 @@ def run(run_config: Config) -> Artifacts:
     """Render the report."""
     results = load(run_config)
     page = view.page(run_config, results)
+    listed = listing(run_config, render.markdown(page))
+    last = colophon.this_run(results.environment, results.records, artifacts.sha256_bytes(listed.encode()))
+    page = replace(page, sections=[*page.sections, Section("This run", last)])
     drawings = draw(results)
     inline = {name: figures.inline_svg(drawing["svg"], name) for name, drawing in drawings.items()}
     files: dict[str, str | bytes] = {"results.md": render.markdown(page), "results.html": render.html(page, inline)}
@@ -72,12 +78,11 @@ def run(run_config: Config) -> Artifacts:
         files |= {f"figures/{name}.{extension}": content for extension, content in drawing.items()}
     for name, content in files.items():  # only now, so that an error above leaves no half of a report
         artifacts.atomic_write(config.REPORTS / name, content)
+    artifacts.atomic_write(run_config.run_dir / LISTING, listed)
+    read = [run_config.run_dir / name for name in (*(f"{name}.json" for name in OBJECTS), *ROWS.values())]
     return Artifacts(
-        inputs=[
-            *(run_config.run_dir / name for name in (*(f"{name}.json" for name in OBJECTS), *ROWS.values())),
-            *map(run_config.record_path, RECORDED),
-        ],
-        outputs=[config.REPORTS / name for name in files],
+        inputs=[*dict.fromkeys([*read, *map(run_config.record_path, RECORDED), *paths(run_config)])],
+        outputs=[run_config.run_dir / LISTING, *(config.REPORTS / name for name in files)],
     )
 
 

@@ -28,6 +28,7 @@ def environment(config: Config) -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": total_memory_bytes(),
         "threads": torch.get_num_threads(),
+        "numerics": config.numerics,
         "dtype": str(modeling.resolve_dtype(config.model.dtype)).removeprefix("torch."),
         "attn_implementation": modeling.resolve_attention(config.model.attn_implementation),
         "probe": probe.decision(),

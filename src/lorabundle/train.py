@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerState, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import artifacts, checkpoints, config, memory, modeling, runinfo, scoring, step
+from lorabundle import artifacts, checkpoints, config, memory, modeling, numerics, runinfo, scoring, step
 from lorabundle.config import Config, dump_yaml
 from lorabundle.errors import AdapterError
 from lorabundle.fused import unfuse
@@ -205,6 +205,7 @@ def largest_rows(run_config: Config, rows: Dataset, shared: int) -> tuple[list[d
 
 def run(run_config: Config) -> Artifacts:
     """Train, or go on training, and save the adapter."""
+    numerics.prepare(run_config)
     manifest = artifacts.read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
     rows = {n: load_from_disk(config.PROCESSED / n).select_columns(["input_ids", "labels"]) for n in ("train", "val")}
     tokenizer = modeling.load_tokenizer(run_config.model_dir)

@@ -73,7 +73,7 @@ class Results:
 
 
 def page(run_config: Config, results: Results) -> Page:
-    """Everything the report says.
+    """Everything the report says but for its last section (see `colophon.this_run`): the same for equal runs.
 
     Raises:
         MalformedInputError: a value is missing, or the files are not of one evaluation.
@@ -95,7 +95,6 @@ def page(run_config: Config, results: Results) -> Page:
         Section("Data card", dataview.blocks(results.manifest)),
         Section("Settings", colophon.settings_tables(run_config)),
         Section("Where the numbers come from", colophon.origins(run_config.run)),
-        Section("This run", colophon.this_run(results.environment, results.records)),
     ]
     return Page(f"Results of run {run_config.run}", verdict(metrics), sections)
 

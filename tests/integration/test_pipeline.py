@@ -12,7 +12,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from lorabundle.artifacts import sha256_file
-from tests.integration.conftest import STAGES, run_stage
+from tests.conftest import run_stage
+from tests.integration.conftest import STAGES
 
 
 def test_each_stage_leaves_exactly_its_files(project):

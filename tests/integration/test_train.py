@@ -19,8 +19,7 @@ from lorabundle import checkpoints, fetch, modeling, preprocess, scoring, step, 
 from lorabundle.artifacts import hash_paths, sha256_file
 from lorabundle.errors import AdapterError, ConfigError, DivergenceError
 from lorabundle.reload import plain_logits
-from tests.conftest import ROOT
-from tests.integration.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 
 @pytest.fixture

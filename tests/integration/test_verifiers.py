@@ -9,8 +9,7 @@ from lorabundle import evaluate, fetch, preprocess, scoring
 from lorabundle.artifacts import read_json
 from lorabundle.config import Config, load_config
 from lorabundle.summary import summarise
-from tests.conftest import ROOT
-from tests.integration.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 OVERRIDES = [
     *(override for override in TINY if not override.startswith(("data.source", "data.packages"))),

@@ -20,6 +20,7 @@ def finished(smoke):
     """A complete run, with a source tree that holds things to leave out."""
     for name in (
         "config.yaml",
+        "RESULTS.sha256",
         "environment.json",
         "manifest.json",
         "provenance.json",
@@ -70,6 +71,7 @@ def test_contents(finished):
     assert names == [
         ".ci/run",
         "README.md",
+        f"{run}/RESULTS.sha256",
         f"{run}/adapter/adapter_model.safetensors",
         f"{run}/config.yaml",
         f"{run}/environment.json",

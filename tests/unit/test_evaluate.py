@@ -6,7 +6,7 @@ import pytest
 
 from lorabundle import evaluate
 from lorabundle.artifacts import hash_paths, write_json
-from lorabundle.errors import AdapterError, ImplausibleLossError, MissingInputError
+from lorabundle.errors import AdapterError, ImplausibleLossError
 from tests.conftest import ask
 
 VOCABULARY = 32_064
@@ -39,16 +39,6 @@ def test_base_loss_worse_than_token_frequencies_is_a_warning():
 
 def test_plausible_base_loss_passes():
     assert evaluate.check_plausible(6.4, BASELINES, []) == []
-
-
-def test_splits_of_another_run_are_refused(smoke):
-    """Its test rows may be rows that this run was trained on."""
-    write_json(smoke.run_dir / "manifest.json", {"splits": 1})
-    write_json(evaluate.config.PROCESSED / "manifest.json", {"splits": 1})
-    assert evaluate.check_splits(smoke) == {"splits": 1}
-    write_json(evaluate.config.PROCESSED / "manifest.json", {"splits": 2})
-    with pytest.raises(MissingInputError, match="splits of another run than smoke"):
-        evaluate.check_splits(smoke)
 
 
 @pytest.mark.parametrize("changed", ["base model", "adapter"])

@@ -47,7 +47,7 @@ case $stage in
     train) touch "$out/adapter/adapter_model.safetensors" "$out/train_log.jsonl" "$out/environment.json" ;;
     evaluate) touch "$out/metrics.json" "$out/examples.jsonl" ;;
     sample) touch "$out/samples.jsonl" ;;
-    report) touch reports/results.{md,html} reports/figures/{loss,change,prompt_lengths,response_lengths}.{svg,png} ;;
+    report) touch "$out/RESULTS.sha256" reports/results.{md,html} reports/figures/{loss,change,prompt_lengths,response_lengths}.{svg,png} ;;
     archive) touch "archive/submission-$run.tar.gz"{,.sha256} ;;
 esac
 touch "$out/stages/$stage.json"
@@ -310,7 +310,7 @@ def test_help_lists_every_public_target_and_only_those():
     text = subprocess.run(["make", "-C", ROOT, "-s"], capture_output=True, text=True, check=True).stdout
     for target in documented:
         assert f"make {target} " in text
-    for variable in ("CONFIG=", "SET=", "ENGINE=", "BASE=", "THREADS="):
+    for variable in ("CONFIG=", "SET=", "ENGINE=", "BASE=", "NUMERICS=", "THREADS="):
         assert variable in text
 
 

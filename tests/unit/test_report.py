@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 
 from lorabundle import report
 from lorabundle.artifacts import write_json
+from lorabundle.config import PROCESSED, SPLITS
 from lorabundle.errors import MalformedInputError, MissingInputError
 from tests.finished import Document, run_files, write_run
 
@@ -83,7 +84,7 @@ def test_only_the_last_section_tells_machines_apart(finished, files, path, headi
     report.run(finished)
     before = path.read_text()
     figures = {figure: figure.read_bytes() for figure in Path("reports/figures").iterdir()}
-    other = {key: "other" for key in ("cpu", "engine", "image", "commit", "platform", "python", "dtype")}
+    other = {key: "other" for key in ("cpu", "engine", "image", "commit", "platform", "python", "dtype", "numerics")}
     other_probe = {"gflops": {"float32": 1.0, "bfloat16": 2.0}, "attention_ms": {"eager": 3.0, "sdpa": 4.0}}
     other_probe |= {"dtype": "float32", "attn_implementation": "sdpa"}
     other |= {"cores": 64, "memory_bytes": 64e9, "threads": 7, "packages": {"torch": "3"}}
@@ -206,5 +207,6 @@ def test_every_file_is_named_as_a_source(finished, files):
 
 def test_record_lists_what_was_read_and_written(finished, files):
     written = report.run(finished)
-    assert {path.relative_to(finished.run_dir).as_posix() for path in written.inputs} == set(files)
-    assert {path for path in Path("reports").rglob("*.*")} == set(written.outputs)
+    splits = {PROCESSED / split for split in SPLITS}
+    assert set(written.inputs) == splits | {finished.adapter_dir} | {finished.run_dir / name for name in files}
+    assert {*Path("reports").rglob("*.*"), finished.run_dir / "RESULTS.sha256"} == set(written.outputs)

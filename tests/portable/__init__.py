@@ -1,0 +1,1 @@
+"""Portable numerics on other CPUs: `make test-portable`."""

@@ -50,7 +50,7 @@ VENV := .venv/.complete
 DEV := .venv/.dev-complete
 # The environment that the engine runs stages in
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
-ENGINELESS := help clean distclean test test-slow test-browser lint lock
+ENGINELESS := help clean distclean test test-slow test-resume test-portable test-browser lint lock
 ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
 engine := $(shell ENGINE=$(ENGINE) docker/run.sh --engine)
 $(if $(engine),,$(error no engine to run in))
@@ -238,7 +238,20 @@ test: $(DEV)
 test-slow: export ENGINE = venv
 test-slow: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	docker/run.sh python -m pytest tests/slow -s
+	docker/run.sh python -m pytest tests/slow/test_memory_measured.py -s
+
+## test-resume: kill a training at 20 moments in each numerics mode, and run it again (about ten minutes)
+.PHONY: test-resume
+test-resume: export ENGINE = venv
+test-resume: $(DEV)
+	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
+	docker/run.sh python -m pytest tests/slow/test_resume.py -s
+
+## test-portable: train natively and on emulated CPUs, which needs qemu-user (about ten minutes)
+.PHONY: test-portable
+test-portable: export ENGINE = venv
+test-portable: $(DEV)
+	docker/run.sh python -m pytest tests/slow/test_cpus.py -s
 
 ## test-browser: open results.html in headless Chromium, which must be installed
 .PHONY: test-browser

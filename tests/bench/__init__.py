@@ -1,7 +1,3 @@
 """Measurements beside the stock libraries: `make bench`."""
 
-import logging
-
-logging.getLogger("bitsandbytes").setLevel(
-    logging.ERROR
-)  # at its import it asks for a package that only inference uses
+import lorabundle  # noqa: F401  first, because it sets what torch reads when it is imported

@@ -20,7 +20,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import config, modeling, scoring, step, train
+from lorabundle import config, modeling, numerics, scoring, step, train
 from lorabundle.prompts import IGNORE_INDEX
 from lorabundle.stage import peak_rss_bytes
 
@@ -97,6 +97,7 @@ def main() -> None:
     config.add_arguments(parser)
     arguments = parser.parse_args()
     run_config = config.load_config(arguments.config, [*arguments.set, f"model.dtype={arguments.dtype}"])
+    numerics.use_kernels()
     vocabulary = AutoConfig.from_pretrained(run_config.model_dir).vocab_size
     rows = Dataset.from_list(load_rows("train", arguments.rows, vocabulary))
     val_rows = load_rows("val", arguments.val_rows, vocabulary)

@@ -21,7 +21,10 @@ def test_each_stage_leaves_exactly_its_files(project):
         always = {f"outputs/smoke/logs/{stage}.log", f"outputs/smoke/stages/{stage}.json"}
         return always | {f"outputs/smoke/{name}" for name in names}
 
-    sections = [f".sections/{n}.yaml" for n in ["run", "seed", "model", "data", "lora", "train", "evaluate", "sample"]]
+    sections = [
+        f".sections/{n}.yaml"
+        for n in ["run", "seed", "numerics", "model", "data", "lora", "train", "evaluate", "sample"]
+    ]
     figures = ["loss", "change", "prompt_lengths", "response_lengths"]
     arrow = ["data-00000-of-00001.arrow", "dataset_info.json", "state.json"]
     checkpoint = [
@@ -53,7 +56,7 @@ def test_each_stage_leaves_exactly_its_files(project):
         | {"outputs/.probe.json"},
         "evaluate": of_run("evaluate", "examples.jsonl", "metrics.json"),
         "sample": of_run("sample", "samples.jsonl"),
-        "report": of_run("report")
+        "report": of_run("report", "RESULTS.sha256")
         | {"reports/results.md", "reports/results.html"}
         | {f"reports/figures/{name}.{kind}" for name in figures for kind in ("png", "svg")},
         "archive": of_run("archive") | {"archive/submission-smoke.tar.gz", "archive/submission-smoke.tar.gz.sha256"},

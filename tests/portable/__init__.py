@@ -1,1 +1,0 @@
-"""Portable numerics on other CPUs: `make test-portable`."""

@@ -1,0 +1,111 @@
+"""Kill a training at many of the moments that matter, run it again, and compare the adapter with that of an uninterrupted run.
+
+The moments are counted first, in an uninterrupted run: before each forward and backward pass, validation and write, with each
+file of a checkpoint half written, before each rename and removal. Each killed run is a process of its own that SIGKILLs itself;
+all are forked from this one, which has loaded the libraries. Prints a line of JSON for each kill, {"moment", "adapter"}, the first
+of them without a kill.
+
+Run as: python -m tests.slow.kill_points NUMBER KEY=VALUE ...   (in a project whose smoke config has been preprocessed)
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import peft.peft_model
+import torch
+from transformers import TrainerState
+
+from lorabundle import stage, train
+from lorabundle.artifacts import sha256_file
+
+# What is watched: (where it is, its name, which of its arguments is the path that it writes, if it does)
+WATCHED: list[tuple[object, str, int | None]] = [
+    (train.LoraTrainer, "training_step", None),
+    (train.LoraTrainer, "evaluate", None),
+    (torch, "save", 1),
+    (peft.peft_model, "safe_save_file", 1),
+    (TrainerState, "save_to_json", 1),
+    (train.checkpoints, "seal", None),
+    (os, "replace", None),
+    (shutil, "rmtree", None),
+    (train, "save_adapter", None),
+    (train, "reload_in_new_process", None),
+]
+
+
+class Watch:
+    """Counts moments, and ends the process at one of them."""
+
+    def __init__(self, last: int | None):
+        self.last, self.moments = last, []
+        for owner, name, path_argument in WATCHED:
+            setattr(owner, name, self._watched(getattr(owner, name), path_argument))
+
+    def _watched(self, function: Callable, path_argument: int | None) -> Callable:
+        def call(*args, **kwargs):
+            self._pass(f"before {function.__name__}")
+            result = function(*args, **kwargs)
+            if path_argument is not None:
+                self._pass(f"{Path(args[path_argument]).name} half written", args[path_argument])
+            return result
+
+        return call
+
+    def _pass(self, moment: str, torn: str | None = None) -> None:
+        if self.last == len(self.moments):
+            if torn:
+                os.truncate(torn, os.path.getsize(torn) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.moments.append(moment)
+
+
+def run(overrides: list[str], last: int | None = None) -> list[str]:
+    """Train in a process of its own, up to a moment or to the end: the moments that were passed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        watch = Watch(last)
+        code = stage.run_stage("train", train.run, ["--config", "config/smoke.yaml", "--set", *overrides])
+        os.write(writer, json.dumps(watch.moments).encode())
+        os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        moments = json.loads(told.read() or "[]")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status != (0 if last is None else -signal.SIGKILL):
+        sys.exit(f"kill_points: the training ended with {status}")
+    return moments
+
+
+def forget(run_dir: Path) -> None:
+    """Remove what a training leaves."""
+    for name in ("checkpoints", "adapter"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+
+
+def main(number: int, overrides: list[str]) -> None:
+    """Kill at so many moments, spread evenly over the training."""
+    run_dir = Path("outputs/smoke")
+    train.reload_in_new_process = lambda *_: 0.0  # has its own tests, and takes longer than all the rest
+    run(overrides)  # leaves files that later runs find unchanged and do not write again
+    forget(run_dir)
+    moments = run(overrides)
+    adapter = run_dir / "adapter/adapter_model.safetensors"
+    print(json.dumps({"moment": "none", "adapter": sha256_file(adapter)}), flush=True)
+    for index in range(number):
+        last = index * (len(moments) - 1) // (number - 1)
+        forget(run_dir)
+        run(overrides, last)
+        run(overrides)
+        moment = f"{last + 1} of {len(moments)}: {moments[last]}"
+        print(json.dumps({"moment": moment, "adapter": sha256_file(adapter)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

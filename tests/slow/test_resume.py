@@ -1,0 +1,43 @@
+"""Killed at any moment and run again, a training ends with the adapter of an uninterrupted one, in both numerics modes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, run_stage
+
+KILLS = 20
+# Two epochs of two steps, with a checkpoint after each step: in the middle of an epoch and at its end
+SETTINGS = ["data.max_train_examples=8", "train.max_steps=-1", "train.num_train_epochs=2", "train.save_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, request):
+    """The smoke config's project, up to its splits."""
+    folder = tmp_path_factory.mktemp("resume")
+    for name in ("config", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
+    for name in ("data/raw/wheels", "data/models"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(ROOT / name)
+    for stage in ("fetch", "preprocess"):
+        run_stage(stage, *SETTINGS, cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["fast", "portable"])
+def test_killed_anywhere_it_ends_with_the_same_adapter(project, mode):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "NUMERICS": mode}
+    command = [sys.executable, "-m", "tests.slow.kill_points", str(KILLS), *SETTINGS, f"numerics={mode}"]
+    finished = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    uninterrupted, *killed = map(json.loads, finished.stdout.splitlines())
+    print(f"{mode}: {uninterrupted['adapter']} uninterrupted")
+    for row in killed:
+        print(f"{mode}: {row['adapter'][:16]} killed at moment {row['moment']}")
+    assert len({row["moment"] for row in killed}) == KILLS
+    assert {row["adapter"] for row in killed} == {uninterrupted["adapter"]}

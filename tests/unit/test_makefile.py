@@ -30,6 +30,7 @@ if [ "$stage" = config ]; then
     PYTHONPATH=src exec @PYTHON@ -m lorabundle.config "${@:4}"
 fi
 echo "$stage" >> ran
+echo "$NUMERICS" > numerics
 mkdir -p "$out/stages" "$out/adapter" data/models/smollm2-135m-phi3 data/processed/{train,val,test} reports/figures archive
 keep() { cmp -s "$1" "$2" || cp "$1" "$2"; }
 case $stage in
@@ -128,6 +129,24 @@ def test_changing_a_setting_reruns_what_reads_it(project, setting, expected):
     age(*Path().rglob("*"))
     assert make("all", f"SET={setting}") == expected
     assert make("all", f"SET={setting}") == []
+
+
+@pytest.mark.parametrize("argument", ["NUMERICS=portable", "SET=numerics=portable"])
+def test_numerics_rerun_the_training_and_reach_the_stage_as_variable_and_setting(project, argument):
+    make("all")
+    assert Path("numerics").read_text() == "fast\n"
+    age(*Path().rglob("*"))
+    assert make("all", argument) == ["train", "evaluate", "sample", "report", "archive"]
+    assert Path("numerics").read_text() == "portable\n"
+    assert yaml.safe_load(Path("outputs/smoke/config.yaml").read_text())["numerics"] == "portable"
+    assert make("all", argument) == []
+
+
+def test_numerics_of_the_config_reach_the_stage(project):
+    config = Path("config/smoke.yaml")
+    config.write_text(config.read_text().replace("numerics: fast", "numerics: portable"))
+    make("all")
+    assert Path("numerics").read_text() == "portable\n"
 
 
 def test_seeds_train_and_evaluate_a_run_each(project):

@@ -89,8 +89,20 @@ def forget(run_dir: Path) -> None:
         shutil.rmtree(run_dir / name, ignore_errors=True)
 
 
+def chosen(moments: list[str], number: int) -> list[int]:
+    """Indices of at least so many moments: one of each kind, then others that are spread evenly."""
+    places: dict[str, list[int]] = {}
+    for index, moment in enumerate(moments):
+        places.setdefault(moment, []).append(index)
+    result = {same[len(same) // 2] for same in places.values()}
+    for part in range(number):
+        if len(result) < number:
+            result.add(part * (len(moments) - 1) // (number - 1))
+    return sorted(result)
+
+
 def main(number: int, overrides: list[str]) -> None:
-    """Kill at so many moments, spread evenly over the training."""
+    """Kill at as many moments, or a few more."""
     run_dir = Path("outputs/smoke")
     train.reload_in_new_process = lambda *_: 0.0  # has its own tests, and takes longer than all the rest
     run(overrides)  # leaves files that later runs find unchanged and do not write again
@@ -98,8 +110,7 @@ def main(number: int, overrides: list[str]) -> None:
     moments = run(overrides)
     adapter = run_dir / "adapter/adapter_model.safetensors"
     print(json.dumps({"moment": "none", "adapter": sha256_file(adapter)}), flush=True)
-    for index in range(number):
-        last = index * (len(moments) - 1) // (number - 1)
+    for last in chosen(moments, number):
         forget(run_dir)
         run(overrides, last)
         run(overrides)

@@ -39,5 +39,5 @@ def test_killed_anywhere_it_ends_with_the_same_adapter(project, mode):
     print(f"{mode}: {uninterrupted['adapter']} uninterrupted")
     for row in killed:
         print(f"{mode}: {row['adapter'][:16]} killed at moment {row['moment']}")
-    assert len({row["moment"] for row in killed}) == KILLS
+    assert len({row["moment"] for row in killed}) >= KILLS
     assert {row["adapter"] for row in killed} == {uninterrupted["adapter"]}

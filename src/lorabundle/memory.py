@@ -100,8 +100,8 @@ def estimate(config: Config, rows: list[dict], shared: int, sizes: int) -> dict[
 def fit(config: Config, rows: list[dict], shared: int, sizes: int) -> tuple[Config, dict[str, int]]:
     """The config to train with, and the estimate for it.
 
-    That is the given one, if it fits into the memory that is free; with `train.fit: auto` one that saves memory, as long
-    as it changes no result.
+    That is the given one, if it fits into the memory that is free; with `train.fit: auto` and fast numerics one that saves
+    memory, as long as it changes no result but by rounding.
 
     Raises:
         MemoryExhaustedError: it does not fit; the message names the cheapest change that does.
@@ -117,7 +117,8 @@ def fit(config: Config, rows: list[dict], shared: int, sizes: int) -> tuple[Conf
         less = estimate(changed, [rows[index] for index in largest], shared, fewer_sizes)
         if sum(less.values()) > free:
             continue
-        if config.train.fit == "auto" and changed.model == config.model:
+        # Passes of another size round otherwise, so portable bytes cannot depend on what memory is free
+        if config.train.fit == "auto" and config.numerics == "fast" and changed.model == config.model:
             log.warning("%s Going on with %s: slower, with the same result.", short, setting)
             return changed, less
         raise MemoryExhaustedError(

@@ -79,12 +79,20 @@ def tiny_copy(tiny_model) -> Phi3ForCausalLM:
     return copy.deepcopy(tiny_model)
 
 
+def make_project(folder: Path, *linked: str) -> Path:
+    """Fill a folder with the shipped configs and locks, and links to what `make fetch` has left at these places."""
+    for name in ("config", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
+    for name in linked:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder with the shipped configs and locks, as the working directory."""
-    for name in ("config", "docker"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(make_project(tmp_path))
     return tmp_path
 
 

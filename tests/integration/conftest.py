@@ -1,11 +1,10 @@
 """The whole smoke run on the default model, stage by stage."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, make_project, run_stage
 
 STAGES = ["fetch", "preprocess", "train", "evaluate", "sample", "report", "archive"]
 
@@ -26,12 +25,7 @@ def files(folder: Path) -> set[str]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory, fetched):
     """A project in which the whole smoke run has been run; `.new` maps each stage to the files it added."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("config", "docker"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
-    for name in ("data/raw/wheels", "data/models"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(ROOT / name)
+    folder = make_project(tmp_path_factory.mktemp("project"), "data/raw/wheels", "data/models")
     before, new, output = files(folder), {}, {}
     for stage in STAGES:
         output[stage] = run_stage(stage, cwd=folder).stdout

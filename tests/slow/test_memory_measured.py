@@ -13,7 +13,7 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from lorabundle.artifacts import atomic_dir
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_project
 
 SETTINGS = {
     "default": [],
@@ -48,12 +48,7 @@ def make_larger(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A project with the default model, and one of 0.5 B parameters with random weights."""
-    folder = tmp_path_factory.mktemp("memory")
-    for name in ("config", "docker"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
-    for name in ("data/raw/wheels", "data/models/smollm2-135m-phi3"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(ROOT / name)
+    folder = make_project(tmp_path_factory.mktemp("memory"), "data/raw/wheels", "data/models/smollm2-135m-phi3")
     process = get_context("spawn").Process(target=make_larger, args=(folder / "larger",))
     process.start()
     process.join()

@@ -2,13 +2,12 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import ROOT, run_stage
+from tests.conftest import ROOT, make_project, run_stage
 
 KILLS = 20
 # Two epochs of two steps, with a checkpoint after each step: in the middle of an epoch and at its end
@@ -16,14 +15,9 @@ SETTINGS = ["data.max_train_examples=8", "train.max_steps=-1", "train.num_train_
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, request):
+def project(tmp_path_factory):
     """The smoke config's project, up to its splits."""
-    folder = tmp_path_factory.mktemp("resume")
-    for name in ("config", "docker"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("wheels", ".image-*"))
-    for name in ("data/raw/wheels", "data/models"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(ROOT / name)
+    folder = make_project(tmp_path_factory.mktemp("resume"), "data/raw/wheels", "data/models")
     for stage in ("fetch", "preprocess"):
         run_stage(stage, *SETTINGS, cwd=folder)
     return folder

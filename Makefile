@@ -240,14 +240,14 @@ test-slow: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest tests/slow/test_memory_measured.py -s
 
-## test-resume: kill a training at 20 moments in each numerics mode, and run it again (about ten minutes)
+## test-resume: kill a training at 20 moments in each numerics mode, and run it again
 .PHONY: test-resume
 test-resume: export ENGINE = venv
 test-resume: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest tests/slow/test_resume.py -s
 
-## test-portable: train natively and on emulated CPUs, which needs qemu-user (about ten minutes)
+## test-portable: train natively and on emulated CPUs, which needs qemu-user
 .PHONY: test-portable
 test-portable: export ENGINE = venv
 test-portable: $(DEV)

@@ -15,6 +15,9 @@ BASE ?= auto
 THREADS ?=
 SEEDS ?= 0 1 2
 QUICK ?=
+ARCHIVE ?=
+SIGN_KEY ?=
+LEVEL ?= report
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
@@ -79,6 +82,7 @@ help:
 	@echo "  BASE=NAME       base of the image: registry, debian, or auto (default)"
 	@echo "  NUMERICS=MODE   fast, or portable: the same result bytes on any x86-64 CPU with AVX2 (default: what CONFIG says)"
 	@echo "  THREADS=N       threads of the computation (default: all cores)"
+	@echo "  ARCHIVE=FILE, LEVEL=NAME   what verify checks, and how far: hashes, report (default), eval or full"
 
 ## all: everything, through the archive
 .PHONY: all
@@ -202,7 +206,7 @@ $(STAGES)/evaluate.json: $(call code,evaluate diagnosis fused intervals locks me
 $(STAGES)/sample.json: $(call code,sample) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
 	@$(call stage,sample)
 
-$(STAGES)/report.json: $(call code,report blocks colophon dataview fields figures render results view) \
+$(STAGES)/report.json: $(call code,report blocks colophon dataview document fields figures render results view) \
 		$(wildcard src/lorabundle/templates/*) \
 		$(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
 		$(call section,run seed numerics model data lora train evaluate sample) \
@@ -210,9 +214,16 @@ $(STAGES)/report.json: $(call code,report blocks colophon dataview fields figure
 		reports/figures/$(figure).svg reports/figures/$(figure).png))
 	@$(call stage,report)
 
-$(STAGES)/archive.json: $(call code,archive) $(SOURCE) $(STAGES)/report.json \
+$(STAGES)/archive.json: $(call code,archive submission) $(SOURCE) $(STAGES)/report.json \
 		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz archive/submission-$(notdir $(RUN)).tar.gz.sha256)
 	@$(call stage,archive)
+
+# --- verification --------------------------------------------------------------------------------------------------
+
+## verify: check the submission ARCHIVE=FILE; LEVEL=hashes, report (default), eval or full says how far
+.PHONY: verify
+verify: $(WHEELS) | $(environment)
+	@docker/verify.sh "$(ARCHIVE)" $(LEVEL) $(SIGN_KEY)
 
 # --- several seeds -------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,13 @@ from html.parser import HTMLParser
 
 from lorabundle.artifacts import atomic_write, write_json, write_jsonl
 from lorabundle.config import PROCESSED, SPLITS, Config
-from lorabundle.report import RECORDED
+from lorabundle.document import RECORDED
 
 
 def _answer(nats: float, text: str, stopped: bool = True) -> dict:
     rouge = {"rouge1": 0.1, "rouge2": 0.05, "rougeL": 0.09}
-    return {"nats": nats, "correct": 5, "text": text, "stopped": stopped} | rouge | {"chrf": 12.0, "exact_match": False}
+    scores = {"chrf": 12.0, "exact_match": False, "repetition_rate": 0.125}
+    return {"nats": nats, "correct": 5, "text": text, "stopped": stopped} | rouge | scores
 
 
 def examples() -> list[dict]:

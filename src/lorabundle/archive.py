@@ -18,23 +18,10 @@ from lorabundle import artifacts, config
 from lorabundle.artifacts import sha256_bytes
 from lorabundle.config import Config
 from lorabundle.stage import Artifacts, run_stage
+from lorabundle.submission import is_built, source_files
 
 log = logging.getLogger("lorabundle.archive")
 
-# The source tree: what someone needs to run it all again. Built folders are left out by name.
-SOURCE = (
-    "Makefile",
-    "README.md",
-    "LICENSE",
-    "CONTRIBUTING.md",
-    "pyproject.toml",
-    "config",
-    "docker",
-    "src",
-    "tests",
-    ".ci",
-)
-BUILT = {"__pycache__", "wheels", ".pytest_cache", ".ruff_cache"}
 RUN_FILES = [
     "config.yaml",
     "environment.json",
@@ -63,12 +50,11 @@ def submission_files(run_config: Config) -> list[Path]:
     paths = [artifacts.require(run_config.run_dir / name, remedy) for name in RUN_FILES]
     paths += [artifacts.require(run_config.record_path("report"), remedy)]
     paths += [artifacts.require(config.REPORTS / name, remedy) for name in ("results.md", "results.html", "figures")]
-    optional = [*(run_config.run_dir / name for name in OPTIONAL), *map(Path, SOURCE)]
-    paths += [path for path in optional if path.exists()]
+    paths += [path for path in (run_config.run_dir / name for name in OPTIONAL) if path.exists()]
     files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
     own = {run_config.record_path("archive"), run_config.run_dir / "logs" / "archive.log"}  # being written right now
-    hidden = {file for file in files if file.name.startswith(".") or BUILT & set(file.parts) or file.suffix == ".pyc"}
-    return sorted(file for file in files - own - hidden if file.is_file())
+    results = {file for file in files - own if file.is_file() and not is_built(file)}
+    return sorted({*results, *source_files(Path())})
 
 
 def pack(files: list[Path], top: str) -> bytes:

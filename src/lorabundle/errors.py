@@ -1,7 +1,7 @@
 """One exception per cause of failure.
 
 Each message is one paragraph that says what failed, where (file:line, row or key), and what to do. `exit_code` is what a
-stage's process returns: 1 where a run failed, 2 where the config or the input is at fault.
+stage's process returns: 1 where a run failed, 2 where the config or the input is at fault, 3 where an archive is not what it says.
 """
 
 
@@ -101,3 +101,9 @@ class MemoryExhaustedError(LorabundleError):
 
 class InterruptedStageError(LorabundleError):
     """The stage was stopped by a signal; earlier results are intact."""
+
+
+class UnsafeArchiveError(LorabundleError):
+    """A submission cannot be read to its end, or holds entries that could lead outside its folder."""
+
+    exit_code = 3

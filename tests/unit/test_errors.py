@@ -43,4 +43,4 @@ def test_exit_codes_are_the_documented_ones():
         "HashMismatchError",
         "ModelFormatError",
     }
-    assert {c.exit_code for c in LorabundleError.__subclasses__()} == {1, 2}
+    assert {c.exit_code for c in LorabundleError.__subclasses__()} == {1, 2, 3}

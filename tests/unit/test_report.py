@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from lorabundle import report
+from lorabundle import document, report
 from lorabundle.artifacts import write_json
 from lorabundle.config import PROCESSED, SPLITS
 from lorabundle.errors import MalformedInputError, MissingInputError
@@ -60,8 +60,8 @@ def test_both_renderings_have_the_same_tables_and_headings(finished):
     assert html.texts["h1"] == markdown.texts["h1"]
     assert html.texts["h2"] == markdown.texts["h2"]
     assert html.texts["h3"] == markdown.texts["h3"]
-    for document in (markdown, html):  # the paragraphs that hold the verdict and the warnings
-        text = " ".join(document.texts["p"])
+    for rendering in (markdown, html):  # the paragraphs that hold the verdict and the warnings
+        text = " ".join(rendering.texts["p"])
         assert "Fine-tuning lowers the test loss: -0.5000 nats a token" in text
         assert "1 pair of equal or near texts lies in two splits" in text
 
@@ -90,7 +90,7 @@ def test_only_the_last_section_tells_machines_apart(finished, files, path, headi
     other |= {"cores": 64, "memory_bytes": 64e9, "threads": 7, "packages": {"torch": "3"}}
     other |= {"attn_implementation": "sdpa", "probe": other_probe}
     write_json(finished.run_dir / "environment.json", other)
-    for stage in report.RECORDED:
+    for stage in document.RECORDED:
         write_json(finished.record_path(stage), {"seconds": 99, "peak_rss_bytes": 3e9})
     report.run(finished)
     after = path.read_text()

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Check a submission (lorabundle.verify says how): verify.sh ARCHIVE LEVEL [SIGN_KEY]
+# What lies beside the archive is checked first: ARCHIVE.sha256, and the signature ARCHIVE.sig, which must be SIGN_KEY's if a public
+# key is named. The archive is then copied into outputs/, where a container can read it, and stages run again in
+# outputs/.verify/rerun. Exit code 3: differences.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+archive=$1 level=$2 key=${3:-}
+
+fail() {
+    echo "verify: error: $*" >&2
+    exit 2
+}
+
+[ -n "$archive" ] || fail "which archive? For example: make verify ARCHIVE=archive/submission-phi-3.tar.gz LEVEL=report"
+[ -f "$archive" ] || fail "there is no archive $archive. For example: make verify ARCHIVE=archive/submission-phi-3.tar.gz LEVEL=report"
+case $level in hashes | report | eval | full) ;; *) fail "LEVEL is '$level'; it can be hashes, report, eval or full." ;; esac
+
+differ() {
+    echo "[verify] DIFFERENCE $*"
+    echo "[verify] DIFFERENT: 1 difference (level $level)"
+    exit 3
+}
+
+# With a key: made by its owner. Without one only: made by the owner of some key, which is then named.
+check_signature() {
+    command -v ssh-keygen > /dev/null || fail "checking the signature $archive.sig needs ssh-keygen (Debian: apt-get install openssh-client)."
+    [ -f "$archive.sig" ] || differ "$archive.sig: expected a signature by the key $key, found no such file, tolerance none: equal"
+    local signers said arguments=(-Y check-novalidate)
+    if [ -n "$key" ]; then
+        [ -f "$key" ] || fail "there is no public key $key. Name the signer's: SIGN_KEY=path/to/key.pub"
+        signers=$(mktemp)
+        trap 'rm -f "$signers"' RETURN
+        echo "signer namespaces=\"lorabundle\" $(cut -d ' ' -f 1,2 "$key")" > "$signers"
+        arguments=(-Y verify -f "$signers" -I signer)
+    fi
+    said=$(ssh-keygen "${arguments[@]}" -n lorabundle -s "$archive.sig" < "$archive" 2>&1) \
+        || differ "$archive.sig: expected a signature of $archive by ${key:-any key}, found: $(tail -n 1 <<< "$said"), tolerance none: equal"
+    echo "[verify] signature: $said${key:+, which is $key}"
+}
+
+if [ -f "$archive.sha256" ]; then
+    found=$(sha256sum < "$archive" | cut -c1-64) expected=$(cut -c1-64 "$archive.sha256")
+    [ "$found" = "$expected" ] || differ "$archive: expected $expected as in $archive.sha256, found $found, tolerance none: equal"
+    echo "[verify] checksum: as in $archive.sha256"
+fi
+if [ -n "$key" ] || [ -f "$archive.sig" ]; then check_signature; fi
+
+copy=outputs/.verify/archive.tar.gz
+rm -rf outputs/.verify
+mkdir -p outputs/.verify
+cp "$archive" $copy
+
+docker/run.sh python -m lorabundle.verify unpack --archive $copy --level "$level"
+case $level in
+    eval) stages="fetch preprocess evaluate" ;;
+    full) stages="fetch preprocess train evaluate sample report" ;;
+    *) stages="" ;;
+esac
+for stage in $stages; do
+    echo "[verify] running $stage again"
+    if [ "$stage" = fetch ]; then export NETWORK=1; else unset NETWORK; fi
+    NUMERICS=$(sed -n 's/^numerics: *//p' outputs/.verify/rerun/config.yaml) \
+        docker/run.sh env -C outputs/.verify/rerun python -m "lorabundle.$stage" --config config.yaml
+done
+docker/run.sh python -m lorabundle.verify compare --archive $copy --level "$level"

@@ -1,0 +1,240 @@
+"""Check a submission from its tarball alone, with this checkout's code; nothing that it holds is executed.
+
+    unpack   unpack it safely, check every hash, and lay out a folder in which the stages can run again
+    compare  compare sources, hashes, the report and, by level, what the stages gave when run again
+
+`docker/verify.sh` calls both, and runs the stages between them. By level, each with what stands before it:
+hashes (hashes, locks and sources), report (metrics from the examples, the report from the JSON), eval (the splits built again,
+and the shipped adapter evaluated on them), full (everything run again). Prints each difference with what was expected, what was
+found and the tolerance; exits 3 if there is any.
+
+Run as: python -m lorabundle.verify unpack|compare --archive FILE --level hashes|report|eval|full
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from lorabundle import artifacts, config, document, submission, unpacking
+from lorabundle.artifacts import sha256_bytes, sha256_file
+from lorabundle.config import Config, load_config
+from lorabundle.differences import Difference, compare, compare_metrics
+from lorabundle.errors import LorabundleError
+from lorabundle.results import LISTING
+from lorabundle.summary import summarise
+
+LEVELS = ("hashes", "report", "eval", "full")
+FOLDER = Path("outputs/.verify")  # a run's name cannot begin with a dot
+SHIPPED, RERUN = FOLDER / "shipped", FOLDER / "rerun"
+SUMS = "SHA256SUMS"
+LINE = re.compile(r"(?:# )?([0-9a-f]{64})  ([^\n]+)")
+# Sums of thousands of floating-point numbers, which numpy adds in an order that depends on the CPU
+SAME_SUM = 1e-9
+
+
+def say(text: str) -> None:
+    """Print a line as the stages' logs have them."""
+    print(f"[verify] {text}", flush=True)
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """A file in `sha256sum`'s form: sha256 by path. A line that is none is under the line itself."""
+    text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    lines = text.removesuffix("\n").split("\n")  # and not at other characters that end lines for Python
+    matches = [(LINE.fullmatch(line), line) for line in lines]
+    return {match[2] if match else line: match[1] if match else "" for match, line in matches}
+
+
+def check_files(folder: Path) -> list[Difference]:
+    """Every file against `SHA256SUMS`: none missing, none added, none changed."""
+    listed = read_sums(folder / SUMS)
+    found = artifacts.hash_paths([folder])
+    found = {Path(path).relative_to(folder).as_posix(): digest for path, digest in found.items()}
+    found.pop(SUMS, None)
+    names = sorted(listed.keys() | found.keys())
+    say(f"hashes: {len(found)} files beside {SUMS}")
+    return [
+        Difference(name, listed.get(name, f"no such file in {SUMS}"), found.get(name, "no such file"))
+        for name in names
+        if listed.get(name) != found.get(name)
+    ]
+
+
+def check_statements(folder: Path, run: str) -> list[Difference]:
+    """What the run's own files say of hashes, against the files and against each other.
+
+    `RESULTS.sha256` and the stage records name inputs and outputs, also such as are not in the archive (splits, weights): of these
+    all must say the same.
+    """
+    said: dict[str, dict[str, str]] = defaultdict(dict)  # path -> {where it is said: sha256}
+    run_dir = folder / "outputs" / run
+    for path, digest in read_sums(run_dir / LISTING).items():
+        if not path.endswith("above its section This run"):  # a part of a file; compared with the report
+            said[path][LISTING] = digest
+    for record in sorted((run_dir / "stages").glob("*.json")):
+        content = json.loads(record.read_text(encoding="utf-8"))
+        for role in ("inputs", "outputs"):
+            for path, digest in content[role].items():
+                said[path][f"stages/{record.name} ({role})"] = digest
+    result = []
+    for path, statements in said.items():
+        file = folder / path
+        place, expected = next(iter(statements.items()))
+        if file.is_file():
+            place, expected = "the archive", sha256_file(file)
+        for where, digest in statements.items():
+            if digest != expected:
+                result.append(Difference(f"{path}, in {where}", f"{expected} as in {place}", digest))
+    say(f"hashes: what {LISTING} and the stage records say of {len(said)} files")
+    return result
+
+
+def check_sources(folder: Path) -> list[Difference]:
+    """Code, configs and locks against this checkout's."""
+    shipped, own = ({path.as_posix() for path in submission.source_files(root)} for root in (folder, Path()))
+    say(f"sources: {len(shipped | own)} files beside this checkout's")
+    result = []
+    for name in sorted(shipped | own):
+        digests = [sha256_file(root / name) if (root / name).is_file() else "no such file" for root in (Path(), folder)]
+        if digests[0] != digests[1]:
+            result.append(Difference(f"{name}, of this checkout and of the archive", *digests))
+    return result
+
+
+def check_report(folder: Path, run: str) -> list[Difference]:
+    """The metrics against the examples that they are computed from, and the report against the JSON that it shows."""
+    with contextlib.chdir(folder):
+        run_config = load_config(Path("outputs", run, "config.yaml"))
+        results = document.load(run_config)
+        examples = artifacts.read_jsonl(run_config.run_dir / "examples.jsonl", "")
+        metrics = artifacts.read_json(run_config.run_dir / "metrics.json", "")
+        summary = summarise(examples, run_config.seed)
+        shown = {key: value for key, value in metrics.items() if key in summary}
+        result = compare("metrics.json", summary, shown, relative=SAME_SUM)
+        listing = run_config.run_dir / LISTING
+        files = document.files(run_config, results, sha256_file(listing))
+        for name, content in files.items():
+            path = config.REPORTS / name
+            found = sha256_file(path) if path.is_file() else "no such file"
+            if sha256_bytes(content) != found:
+                result.append(Difference(f"{path}, rendered again", sha256_bytes(content), found))
+        above = read_sums(listing).get(f"{config.REPORTS / 'results.md'}, above its section This run")
+        expected = sha256_bytes(document.upper_part(run_config, results).encode())
+        if above != expected:
+            result.append(Difference(f"{LISTING}, of the report above its section This run", expected, above))
+    say(f"report: metrics computed from {len(examples)} examples; {len(files)} files rendered")
+    return result
+
+
+def lay_out(run: str, level: str) -> None:
+    """Make `RERUN`, in which the stages run again: the run's config, and links to what it reads of this checkout.
+
+    Evaluation alone is given the shipped adapter, and the record of its training that it is checked against.
+    """
+    shutil.rmtree(RERUN, ignore_errors=True)
+    run_dir = Path("outputs", run)
+    (RERUN / run_dir / "stages").mkdir(parents=True)
+    (RERUN / "data").mkdir()
+    shutil.copyfile(SHIPPED / run_dir / "config.yaml", RERUN / "config.yaml")
+    run_config = load_config(RERUN / "config.yaml")
+    for name in ("docker", "data/raw", run_config.data.source, run_config.model.path):
+        target = RERUN / name
+        if Path(name).exists() and not Path(name).is_absolute() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(os.path.relpath(name, target.parent))
+    if level == "eval":
+        shutil.copytree(SHIPPED / run_dir / "adapter", RERUN / run_dir / "adapter")
+        shutil.copyfile(SHIPPED / run_dir / "stages/train.json", RERUN / run_dir / "stages/train.json")
+
+
+def check_rerun(run: str, level: str) -> list[Difference]:
+    """What the stages gave when they ran again, against what was shipped: exactly with portable numerics, else within tolerances."""
+    shipped, found = (root / "outputs" / run for root in (SHIPPED, RERUN))
+    run_config: Config = load_config(shipped / "config.yaml")
+
+    def both(name: str) -> list[dict]:
+        return [artifacts.read_json(folder / name, "") for folder in (shipped, found)]
+
+    result = compare("manifest.json", *both("manifest.json"))
+    metrics = both("metrics.json")
+    names = ("metrics.json", "examples.jsonl")
+    if level == "full":
+        names += (LISTING, "adapter/adapter_model.safetensors", "samples.jsonl")
+    same = [name for name in names if sha256_file(shipped / name) == sha256_file(found / name)]
+    say(f"rerun: equal to the byte: {', '.join(same) or 'none'}")
+    if run_config.numerics == "portable":
+        result += compare("metrics.json", *metrics)
+        listings = [read_sums(folder / LISTING) for folder in (shipped, found)] if level == "full" else [{}, {}]
+        result += compare("sha256 of", *listings)
+        if "examples.jsonl" not in same:
+            result.append(
+                Difference("examples.jsonl", *(sha256_file(folder / "examples.jsonl") for folder in (shipped, found)))
+            )
+    else:
+        result += compare_metrics(*metrics)
+    for name in ("base", "finetuned"):
+        losses = [values["models"][name]["loss"] for values in metrics]
+        say("rerun: test loss, {}: {:.6f} shipped, {:.6f} found".format(name, *losses))
+    return result
+
+
+def unpack(archive: Path, level: str) -> list[Difference]:
+    """Unpack into `SHIPPED`. With files that are all as listed, lay out what is needed to run the stages again."""
+    run = unpacking.unpack(archive, SHIPPED)
+    differences = check_files(SHIPPED)
+    if level in ("eval", "full") and not differences:
+        lay_out(run, level)
+    return differences
+
+
+def compare_all(archive: Path, level: str) -> list[Difference]:
+    """All that the level asks for. A file that cannot be read or parsed ends the check that needs it, as a difference."""
+    run = unpacking.unpack(archive, SHIPPED)
+    checks = [
+        ("hashes", lambda: check_files(SHIPPED)),
+        ("hashes", lambda: check_statements(SHIPPED, run)),
+        ("hashes", lambda: check_sources(SHIPPED)),
+        ("report", lambda: check_report(SHIPPED, run)),
+        ("eval", lambda: check_rerun(run, level)),
+    ]
+    differences = []
+    for least, check in checks:
+        if LEVELS.index(level) >= LEVELS.index(least):
+            try:
+                differences += check()
+            except (LorabundleError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+                differences.append(Difference(f"{least}", "files that can be read", " ".join(str(error).split())))
+    return differences
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 no difference, 3 differences or an archive that cannot be unpacked, 2 no such archive."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lorabundle.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["unpack", "compare"])
+    parser.add_argument("--archive", type=Path, required=True, help="the tarball")
+    parser.add_argument("--level", choices=LEVELS, required=True)
+    arguments = parser.parse_args(argv)
+    try:
+        artifacts.require(arguments.archive, "Name a submission: make verify ARCHIVE=archive/submission-<run>.tar.gz.")
+        differences = {"unpack": unpack, "compare": compare_all}[arguments.action](arguments.archive, arguments.level)
+    except LorabundleError as error:
+        print(f"verify: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    for difference in differences:
+        say(f"DIFFERENCE {difference}")
+    if arguments.action == "compare" or differences:
+        count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
+        say(f"{'DIFFERENT' if differences else 'VERIFIED'}: {count} (level {arguments.level})")
+    return 3 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Which values may differ, and by how much."""
+
+import copy
+
+import pytest
+
+from lorabundle.differences import compare, compare_metrics
+from lorabundle.tolerances import TOLERANCES
+from tests.finished import metrics
+
+
+def lines(differences) -> list[str]:
+    return [str(difference) for difference in differences]
+
+
+def test_equal_values_have_no_difference():
+    assert compare("a", {"b": [1, 2.5, None, "x"]}, {"b": [1, 2.5, None, "x"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "line"),
+    [
+        ({"b": 1}, {"b": 2}, "a.b: expected 1, found 2, tolerance none: equal"),
+        ({"b": 1}, {}, "a.b: expected 1, found nothing, tolerance none: equal"),
+        ({}, {"b": 1}, "a.b: expected nothing, found 1, tolerance none: equal"),
+        ([1, 2], [1, 3], "a.1: expected 2, found 3, tolerance none: equal"),
+        ([1], [1, 2], "a: expected [1], found [1, 2], tolerance none: equal"),
+        (None, 0, "a: expected None, found 0, tolerance none: equal"),
+        ("x", "y", "a: expected x, found y, tolerance none: equal"),
+    ],
+)
+def test_each_difference_says_where_expected_and_found(expected, found, line):
+    assert lines(compare("a", expected, found)) == [line]
+
+
+def test_relative_tolerance_is_of_the_number():
+    assert compare("a", 1000.0, 1000.0 + 9e-7, relative=1e-9) == []
+    assert lines(compare("a", 1000.0, 1001.0, relative=1e-9)) == [
+        "a: expected 1000.0, found 1001.0, tolerance 1e-09 of it"
+    ]
+
+
+def test_measured_values_may_differ_by_their_tolerance(monkeypatch):
+    monkeypatch.setitem(TOLERANCES, "loss", 0.01)
+    found = copy.deepcopy(metrics())
+    found["models"]["base"]["loss"] += 0.009
+    found["delta"]["loss"]["ci95"][0] -= 0.009
+    assert compare_metrics(metrics(), found) == []
+    found["models"]["base"]["loss"] += 0.002
+    (difference,) = compare_metrics(metrics(), found)
+    assert difference.where == "metrics.json.models.base.loss"
+    assert difference.tolerance == "0.01"
+
+
+def test_a_kind_with_a_quarter_of_the_examples_may_differ_by_twice_as_much(monkeypatch):
+    monkeypatch.setitem(TOLERANCES, "loss", 0.01)
+    found = copy.deepcopy(metrics())
+    assert found["kinds"]["sum"]["examples"] * 4 == found["models"]["base"]["examples"]
+    found["kinds"]["sum"]["models"]["base"]["loss"] += 0.019
+    assert compare_metrics(metrics(), found) == []
+    found["kinds"]["sum"]["models"]["base"]["loss"] += 0.002
+    assert [difference.tolerance for difference in compare_metrics(metrics(), found)] == ["0.02"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["baselines"]["uniform"].update(loss=10.8028),
+        lambda m: m["models"]["base"].update(tokens=41),
+        lambda m: m["models"]["base"].pop("loss"),
+        lambda m: m["models"]["base"].update(loss=None),
+        lambda m: m["kinds"].pop("sum"),
+        lambda m: m.update(seed=1),
+        lambda m: m.update(more=1),
+    ],
+)
+def test_all_else_is_equal(change):
+    found = copy.deepcopy(metrics())
+    change(found)
+    assert len(compare_metrics(metrics(), found)) == 1

@@ -1,0 +1,225 @@
+"""A submission is checked from its tarball alone: any change to it is found, and said."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lorabundle import archive, config, report, verify
+from lorabundle.artifacts import atomic_write, hash_paths, read_json, sha256_bytes, write_json
+from lorabundle.summary import summarise
+from lorabundle.tolerances import TOLERANCES
+from tests.finished import examples, run_files, write_run
+
+TRAINED = "33fbcd8470ea"  # sha256 of its log begins so
+ARCHIVE = Path("archive/submission-smoke.tar.gz")
+
+
+@pytest.fixture
+def shipped(smoke) -> Path:
+    """The archive of a finished smoke run, in a folder that holds the project's own files too."""
+    files = run_files()
+    files["metrics.json"] |= summarise(examples(), smoke.seed) | {"run": "smoke"}
+    write_run(smoke, files)
+    config.write_resolved(smoke)
+    atomic_write(Path("src/lorabundle/train.py"), "print('train')\n")
+    atomic_write(smoke.run_dir / "logs/train.log", "trained")
+    for stage, names in (("train", ["adapter"]), ("evaluate", ["metrics.json", "examples.jsonl"])):
+        inputs, outputs = [config.PROCESSED], [smoke.run_dir / name for name in names]
+        record = {"command": [], "inputs": hash_paths(inputs), "outputs": hash_paths(outputs)}
+        write_json(smoke.record_path(stage), record | read_json(smoke.record_path(stage), ""))
+    for stage in ("fetch", "preprocess", "sample"):
+        write_json(smoke.record_path(stage), {"inputs": {}, "outputs": {}} | read_json(smoke.record_path(stage), ""))
+    made = report.run(smoke)
+    write_json(smoke.record_path("report"), {"inputs": hash_paths(made.inputs), "outputs": hash_paths(made.outputs)})
+    archive.run(smoke)
+    return ARCHIVE
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The tarball's files by their path below the top folder."""
+    with tarfile.open(path) as tar:
+        return {entry.name.partition("/")[2]: tar.extractfile(entry).read() for entry in tar}
+
+
+def repack(files: dict[str, bytes], sums: bool = False) -> None:
+    """Write the archive again. With `sums`, SHA256SUMS is made to fit, as someone would who wants to deceive."""
+    if sums:
+        listed = {name: data for name, data in files.items() if name != "SHA256SUMS"}
+        files = listed | {"SHA256SUMS": "".join(f"{sha256_bytes(d)}  {n}\n" for n, d in listed.items()).encode()}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(f"submission-smoke/{name}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    ARCHIVE.write_bytes(buffer.getvalue())
+
+
+def check(level: str = "report") -> list[str]:
+    """The differences."""
+    return [str(difference) for difference in verify.compare_all(ARCHIVE, level)]
+
+
+def test_an_untouched_archive_has_no_difference(shipped, capsys):
+    assert verify.main(["compare", "--archive", str(ARCHIVE), "--level", "report"]) == 0
+    assert "[verify] VERIFIED: 0 differences (level report)" in capsys.readouterr().out
+
+
+def test_a_changed_archive_has_exit_code_3(shipped, capsys):
+    repack(contents(shipped) | {"outputs/smoke/logs/train.log": b""})
+    for action in ("unpack", "compare"):
+        assert verify.main([action, "--archive", str(ARCHIVE), "--level", "hashes"]) == 3
+        said = capsys.readouterr().out
+        assert f"DIFFERENCE outputs/smoke/logs/train.log: expected {TRAINED}" in said
+        assert "[verify] DIFFERENT: 1 difference (level hashes)" in said
+
+
+def test_each_flipped_byte_is_found(shipped):
+    """The first, a middle and the last byte of each file."""
+    files = contents(shipped)
+    assert len(files) > 30
+    for name, data in files.items():
+        for position in {0, len(data) // 2, len(data) - 1}:
+            repack(files | {name: data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]})
+            found = [line.partition(":")[0] for line in check("hashes")]
+            # a flip in the list shows at the file that the line was of, or of none
+            assert found if name == "SHA256SUMS" else name in found, (name, position)
+
+
+def test_removed_added_and_renamed_files_are_found(shipped):
+    files = contents(shipped)
+    for name in files:
+        fewer = {key: value for key, value in files.items() if key != name}
+        for changed in (fewer, fewer | {f"{name}x": files[name]}):
+            repack(changed)
+            assert check("hashes"), name
+    repack(files | {"outputs/smoke/new": b""})
+    (found,) = check("hashes")
+    assert found.startswith("outputs/smoke/new: expected no such file in SHA256SUMS, found e3b0c442")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "where"),
+    [
+        ("outputs/smoke/adapter/adapter_model.safetensors", b"weights", b"Weights", "in RESULTS.sha256"),
+        ("outputs/smoke/examples.jsonl", b'"nats": 10.0', b'"nats": 11.0', "in stages/evaluate.json (outputs)"),
+        (
+            "outputs/smoke/examples.jsonl",
+            b'"nats": 10.0',
+            b'"nats": 11.0',
+            "metrics.json.models.finetuned.loss: expected",
+        ),
+        (
+            "outputs/smoke/metrics.json",
+            b'"loss": 2.0',
+            b'"loss": 2.5',
+            "metrics.json.models.base.loss: expected 2.0, found 2.5",
+        ),
+        ("outputs/smoke/environment.json", b"Linux", b"Other", "reports/results.md, rendered again"),
+        ("reports/results.md", b"2.0000", b"3.0000", "reports/results.md, rendered again"),
+        ("reports/figures/loss.svg", b"<svg", b"<Svg", "reports/figures/loss.svg, rendered again"),
+        ("src/lorabundle/train.py", b"train", b"smile", "src/lorabundle/train.py, of this checkout and of the archive"),
+        ("docker/requirements.lock", b"torch==2", b"torch==3", "docker/requirements.lock, of this checkout"),
+        ("config/smoke.yaml", b"seed: ", b"seed: 1", "config/smoke.yaml, of this checkout and of the archive"),
+        ("outputs/smoke/RESULTS.sha256", b"# ", b"# 0", "RESULTS.sha256, of the report"),
+    ],
+)
+def test_changes_that_fit_the_list_are_found_elsewhere(shipped, name, old, new, where):
+    files = contents(shipped)
+    assert old in files[name]
+    repack(files | {name: files[name].replace(old, new, 1)}, sums=True)
+    found = check()
+    assert any(where in line for line in found), found
+
+
+def test_records_must_agree_about_files_that_are_not_there(shipped):
+    """The splits are not in the archive; three files say what they were."""
+    files = contents(shipped)
+    record = json.loads(files["outputs/smoke/stages/train.json"])
+    record["inputs"]["data/processed/train/data.arrow"] = "0" * 64
+    repack(files | {"outputs/smoke/stages/train.json": json.dumps(record).encode()}, sums=True)
+    found = check("hashes")
+    assert [line.split(":")[0] for line in found] == [
+        "data/processed/train/data.arrow, in stages/train.json (inputs)",
+        "outputs/smoke/stages/train.json, in stages/report.json (inputs)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["outputs/smoke/metrics.json", "outputs/smoke/config.yaml"])
+def test_what_cannot_be_parsed_is_a_difference(shipped, name):
+    repack(contents(shipped) | {name: b"{"}, sums=True)
+    found = check()
+    assert any(line.startswith("report: expected files that can be read") for line in found)
+
+
+def test_another_checkout_is_told_apart(shipped):
+    atomic_write(Path("src/lorabundle/train.py"), "print('other')\n")
+    atomic_write(Path("src/lorabundle/more.py"), "")
+    found = check("hashes")
+    assert [line.split(",")[0] for line in found] == ["src/lorabundle/more.py", "src/lorabundle/train.py"]
+
+
+def test_no_archive_is_bad_input(workspace, capsys):
+    assert verify.main(["compare", "--archive", "none.tar.gz", "--level", "hashes"]) == 2
+    assert "none.tar.gz does not exist" in capsys.readouterr().err
+
+
+def test_an_archive_that_is_not_whole_is_a_difference(shipped, capsys):
+    ARCHIVE.write_bytes(ARCHIVE.read_bytes()[:-20])
+    assert verify.main(["unpack", "--archive", str(ARCHIVE), "--level", "full"]) == 3
+    assert "cannot be read to its end" in capsys.readouterr().err
+
+
+def test_evaluation_is_laid_out_with_the_adapter_and_training_without(shipped):
+    assert verify.unpack(ARCHIVE, "eval") == []
+    run = verify.RERUN / "outputs/smoke"
+    assert (run / "adapter/adapter_model.safetensors").is_file()
+    assert (verify.RERUN / "docker").samefile("docker")
+    assert verify.unpack(ARCHIVE, "full") == []
+    assert not (run / "adapter").exists()
+    assert (verify.RERUN / "config.yaml").read_bytes() == (verify.SHIPPED / "outputs/smoke/config.yaml").read_bytes()
+
+
+def rerun(**changes) -> None:
+    """Stand in for the stages: leave what was shipped, with changes to metrics.json."""
+    verify.unpack(ARCHIVE, "full")
+    shutil.copytree(verify.SHIPPED / "outputs", verify.RERUN / "outputs", dirs_exist_ok=True)
+    path = verify.RERUN / "outputs/smoke/metrics.json"
+    metrics = read_json(path, "")
+    metrics["models"]["finetuned"] |= changes
+    write_json(path, metrics)
+
+
+def test_a_rerun_with_the_same_results_is_verified(shipped):
+    rerun()
+    assert check("full") == []
+
+
+def test_with_fast_numerics_a_rerun_may_differ_by_the_tolerance(shipped):
+    allowed = TOLERANCES["loss"]
+    rerun(loss=1.5 + 0.9 * allowed)
+    assert check("full") == []
+    rerun(loss=1.5 + 1.1 * allowed)
+    where = "metrics.json.models.finetuned.loss"
+    assert check("full") == [f"{where}: expected 1.5, found {1.5 + 1.1 * allowed}, tolerance {allowed:.4g}"]
+
+
+def test_with_portable_numerics_a_rerun_is_exact(shipped, monkeypatch):
+    path = Path("outputs/smoke/config.yaml")
+    atomic_write(path, path.read_text().replace("numerics: fast", "numerics: portable"))
+    files = contents(shipped) | {"outputs/smoke/config.yaml": path.read_bytes()}
+    repack(files, sums=True)
+    rerun()
+    listing = verify.RERUN / "outputs/smoke/RESULTS.sha256"
+    assert not any("sha256 of" in line or "models" in line for line in check("full"))
+    rerun(loss=1.5 + 1e-12)
+    atomic_write(listing, listing.read_text().replace("a", "b"))
+    found = check("full")
+    assert any(
+        line.startswith("metrics.json.models.finetuned.loss: expected 1.5, found 1.500000000001") for line in found
+    )
+    assert any(line.startswith("sha256 of.outputs/smoke/adapter/adapter_model.safetensors") for line in found)

@@ -1,0 +1,107 @@
+"""docker/verify.sh: what lies beside an archive, and which stages run again in which order. Stages are replaced by a stub."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+STUB = """#!/bin/bash
+case "$*" in *unpack*) mkdir -p outputs/.verify/rerun; echo "numerics: portable" > outputs/.verify/rerun/config.yaml ;; esac
+echo "${NETWORK:-0} ${NUMERICS:-none} $*" >> ran
+"""
+UNPACK, COMPARE = (
+    f"0 none python -m lorabundle.verify {action} --archive outputs/.verify/archive.tar.gz --level "
+    for action in ("unpack", "compare")
+)
+
+
+def again(stage: str) -> str:
+    network = 1 if stage == "fetch" else 0
+    return f"{network} portable env -C outputs/.verify/rerun python -m lorabundle.{stage} --config config.yaml"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """An archive and the script."""
+    (tmp_path / "docker").mkdir()
+    shutil.copy(ROOT / "docker/verify.sh", tmp_path / "docker")
+    (tmp_path / "docker/run.sh").write_text(STUB)
+    (tmp_path / "docker/run.sh").chmod(0o755)
+    (tmp_path / "a.tar.gz").write_text("content")
+    monkeypatch.chdir(tmp_path)
+    for name in ("NUMERICS", "NETWORK"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def verify(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["docker/verify.sh", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("level", "stages"),
+    [
+        ("hashes", []),
+        ("report", []),
+        ("eval", ["fetch", "preprocess", "evaluate"]),
+        ("full", ["fetch", "preprocess", "train", "evaluate", "sample", "report"]),
+    ],
+)
+def test_stages_run_again_with_the_numerics_of_the_run_and_only_fetch_with_network(project, level, stages):
+    assert verify("a.tar.gz", level).returncode == 0
+    assert Path("ran").read_text().splitlines() == [UNPACK + level, *map(again, stages), COMPARE + level]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["", "report"], "which archive?"),
+        (["none.tar.gz", "report"], "there is no archive none.tar.gz"),
+        (["a.tar.gz", "all"], "LEVEL is 'all'; it can be hashes, report, eval or full"),
+    ],
+)
+def test_bad_arguments(project, arguments, said):
+    finished = verify(*arguments)
+    assert finished.returncode == 2
+    assert said in finished.stderr
+    assert not Path("ran").exists()
+
+
+def test_checksum_beside_the_archive(project):
+    subprocess.run("sha256sum a.tar.gz > a.tar.gz.sha256", shell=True, check=True)
+    assert "checksum: as in a.tar.gz.sha256" in verify("a.tar.gz", "hashes").stdout
+    Path("a.tar.gz").write_text("changed")
+    finished = verify("a.tar.gz", "hashes")
+    assert finished.returncode == 3
+    assert "DIFFERENCE a.tar.gz: expected" in finished.stdout
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_signature(project):
+    for name in ("key", "other"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", name], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-n", "lorabundle", "-f", "key", "a.tar.gz"], check=True)
+    for arguments in ([], ["key.pub"]):
+        finished = verify("a.tar.gz", "hashes", *arguments)
+        assert finished.returncode == 0
+        assert 'signature: Good "lorabundle" signature' in finished.stdout
+    assert verify("a.tar.gz", "hashes", "other.pub").returncode == 3
+    Path("a.tar.gz").write_text("changed")
+    for arguments in ([], ["key.pub"]):
+        finished = verify("a.tar.gz", "hashes", *arguments)
+        assert finished.returncode == 3
+        assert "DIFFERENCE a.tar.gz.sig: expected a signature" in finished.stdout
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
+def test_a_signature_that_is_asked_for_must_be_there(project):
+    finished = verify("a.tar.gz", "hashes", "key.pub")
+    assert finished.returncode == 3
+    assert "found no such file" in finished.stdout
+    Path("a.tar.gz.sig").touch()
+    finished = verify("a.tar.gz", "hashes", "none.pub")
+    assert finished.returncode == 2
+    assert "there is no public key none.pub" in finished.stderr

@@ -53,7 +53,7 @@ VENV := .venv/.complete
 DEV := .venv/.dev-complete
 # The environment that the engine runs stages in
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
-ENGINELESS := help clean distclean test test-slow test-resume test-portable test-browser lint lock
+ENGINELESS := help clean distclean test test-slow test-resume test-portable test-golden test-browser lint lock
 ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
 engine := $(shell ENGINE=$(ENGINE) docker/run.sh --engine)
 $(if $(engine),,$(error no engine to run in))
@@ -258,11 +258,17 @@ test-resume: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest tests/slow/test_resume.py -s
 
-## test-portable: train natively and on emulated CPUs, which needs qemu-user
+## test-portable: train and evaluate natively and on emulated CPUs, which needs qemu-user
 .PHONY: test-portable
 test-portable: export ENGINE = venv
 test-portable: $(DEV)
 	docker/run.sh python -m pytest tests/slow/test_cpus.py -s
+
+## test-golden: make the smoke run with portable numerics, and compare it with reports/reference/smoke.json
+.PHONY: test-golden
+test-golden: $(DEV)
+	$(MAKE) --no-print-directory all CONFIG=config/smoke.yaml NUMERICS=portable SET=
+	ENGINE=venv docker/run.sh python -m pytest tests/golden
 
 ## test-browser: open results.html in headless Chromium, which must be installed
 .PHONY: test-browser

@@ -51,12 +51,12 @@ rm -rf outputs/.verify
 mkdir -p outputs/.verify
 cp "$archive" $copy
 
-docker/run.sh python -m lorabundle.verify unpack --archive $copy --level "$level"
 case $level in
     eval) stages="fetch preprocess evaluate" ;;
     full) stages="fetch preprocess train evaluate sample report" ;;
     *) stages="" ;;
 esac
+if [ -n "$stages" ]; then docker/run.sh python -m lorabundle.verify unpack --archive $copy --level "$level"; fi
 for stage in $stages; do
     echo "[verify] running $stage again"
     if [ "$stage" = fetch ]; then export NETWORK=1; else unset NETWORK; fi

@@ -1,0 +1,1 @@
+"""Results that any CPU must reproduce to the byte: `make test-golden`."""

@@ -98,6 +98,7 @@ fetch: $(STAGES)/fetch.json
 .PHONY: image
 image: FORCE
 	@$(MAKE) --no-print-directory $(environment)
+	@$(if $(filter venv,$(engine)),,sed -n 2p docker/.image-$(engine))
 
 ## data: build, split and tokenise the dataset
 .PHONY: data
@@ -134,7 +135,7 @@ $(VENV): $(WHEELS) docker/setup.sh
 	docker/setup.sh venv
 	@touch $@
 
-docker/.image-$(engine): $(WHEELS) docker/setup.sh docker/base.sh docker/Dockerfile
+docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base.sh base.lock Dockerfile digest.py)
 	docker/setup.sh $(engine)
 
 $(DEV): $(VENV) docker/dev.lock

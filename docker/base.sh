@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Print the name of the image that docker/Dockerfile builds on, making it first if need be. By BASE:
+# Print the name of the image that docker/Dockerfile builds on, and what it is, making it first if need be. By BASE:
 #   registry   the official Python image, pinned by digest
-#   debian     built here from Debian's packages (needs mmdebstrap and root), for machines that reach no image registry
+#   debian     built here from the Debian packages that base.lock lists, for machines that reach no image registry. Where Debian
+#              offers a package in another version only, that one is taken, named here, and noted in the report
 #   auto       registry if it can be pulled, else debian
+# DEBIAN_SOURCES names a sources.list to take the packages from, such as a snapshot's that has the locked versions still.
 # Usage: base.sh docker|podman
+#        base.sh lock            write base.lock anew, from what Debian offers now
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 engine=$1
 registry_image=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
-debian_image=lorabundle-base:bookworm
-packages=python3,python3-venv,ca-certificates
+lock=$here/base.lock
 
 say() { echo "[image] $*" >&2; }
 
@@ -17,24 +20,88 @@ fail() {
     exit 1
 }
 
+known() { "$engine" image inspect "$1" > /dev/null 2>&1; }
+
 from_registry() {
-    "$engine" image inspect "$registry_image" > /dev/null 2>&1 || "$engine" pull --quiet "$registry_image" > /dev/null 2>&1 || return 1
-    echo "$registry_image"
+    known "$registry_image" || "$engine" pull --quiet "$registry_image" > /dev/null 2>&1 || return 1
+    echo "$registry_image on $registry_image"
+}
+
+packages_in() { grep -v '^#' "$1"; }
+
+# The name of the base that has the packages of a list
+name_of() { echo "lorabundle-base:$(packages_in "$1" | cat - "$here/base.sh" | sha256sum | cut -c1-16)"; }
+
+# bootstrap FOLDER [OPTION ...]: leave base.tar in FOLDER, and packages, a line for each: name version architecture sha256.
+# The sha256 is that of Debian's signed index, which apt checks each package against before it installs it.
+bootstrap() {
+    local folder=$1
+    shift
+    command -v mmdebstrap > /dev/null || fail "mmdebstrap, which builds the base image from Debian's packages where no image registry can be reached, is not installed. Install it (apt-get install mmdebstrap), or use ENGINE=venv."
+    say "building the base image from Debian's packages"
+    export folder
+    # usr-is-merged: without it comes usrmerge, and with that all of Perl. The last hook removes what depends on this machine.
+    SOURCE_DATE_EPOCH=0 mmdebstrap --quiet --variant=essential --skip=output/dev \
+        --include=python3,python3-venv,ca-certificates,usr-is-merged --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' "$@" \
+        --customize-hook='export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+            chroot "$1" dpkg-query --show --showformat "\${Package}:\${Architecture}=\${Version}\n" | xargs apt-cache show \
+                | awk "/^(Package|Version|Architecture|SHA256):/ {field[\$1] = \$2}
+                    /^\$/ {print field[\"Package:\"], field[\"Version:\"], field[\"Architecture:\"], field[\"SHA256:\"]}" \
+                | LC_ALL=C sort -u > "$folder/packages"' \
+        --customize-hook='rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/*.d/locked "$1"/etc/hostname "$1"/etc/resolv.conf' \
+        bookworm "$folder/base.tar" ${DEBIAN_SOURCES:+"$DEBIAN_SOURCES"} > "$folder/log" 2>&1 && return
+    tail -n 20 "$folder/log" >&2
+    fail "mmdebstrap could not build the base image. It needs root and a Debian mirror; its last messages are above."
+}
+
+# A line for each package of LIST that is not as in the lock, and for each of the lock that LIST lacks
+differences() {
+    awk '/^#/ {next}
+        FILENAME == ARGV[1] {version[$1] = $2; sum[$1] = $4; next}
+        !($1 in version) {print $1 ": found " $2 ", not in the lock"; next}
+        version[$1] != $2 {print $1 ": found " $2 ", locked " version[$1]}
+        version[$1] == $2 && sum[$1] != $4 {print $1 ": " $2 " has sha256 " $4 ", locked " sum[$1]}
+        {delete version[$1]; delete sum[$1]}
+        END {for (name in version) print name ": missing, locked " version[name]}' "$lock" "$1" | LC_ALL=C sort
 }
 
 from_debian() {
-    if ! "$engine" image inspect "$debian_image" > /dev/null 2>&1; then
-        command -v mmdebstrap > /dev/null || fail "no image registry can be reached, and mmdebstrap, which builds the base from Debian's packages, is not installed. Install it (apt-get install mmdebstrap), or use ENGINE=venv."
-        say "building the base image from Debian's packages"
-        work=$(mktemp -d)
-        trap 'rm -rf "$work"' EXIT
-        SOURCE_DATE_EPOCH=0 mmdebstrap --quiet --variant=minbase --include="$packages" bookworm "$work/base.tar" >&2 \
-            || fail "mmdebstrap could not build the base image. It needs root and a Debian mirror; its messages are above."
-        "$engine" import "$work/base.tar" "$debian_image" > /dev/null
+    local drift="" names
+    base=$(name_of "$lock")
+    if ! known "$base"; then
+        # apt takes a locked version, even if it has a newer one, as long as it is offered
+        packages_in "$lock" | awk '{print "Package: " $1 "\nPin: version " $2 "\nPin-Priority: 1001\n"}' > "$work/pins"
+        bootstrap "$work" --setup-hook="cp '$work/pins' \"\$1/etc/apt/preferences.d/locked\""
+        drift=$(differences "$work/packages")
+        base=$(name_of "$work/packages")
+        case $drift in *" has sha256 "*) fail "a Debian package is not the one that docker/base.lock promises, though it has the same version. Do not trust where it came from. $(grep ' has sha256 ' <<< "$drift")" ;; esac
+        known "$base" || "$engine" import "$work/base.tar" "$base" > /dev/null
     fi
-    echo "$debian_image"
+    if [ -z "$drift" ]; then
+        echo "$base on Debian packages as in docker/base.lock"
+        return
+    fi
+    say "warning: this is not the locked base, because Debian no longer offers it. Packages that differ:"
+    sed 's/^/[image]   /' <<< "$drift" >&2
+    say "The report will name them. To have the locked versions, set DEBIAN_SOURCES to a sources.list that offers them (see CONTRIBUTING.md); to lock these, run docker/base.sh lock."
+    names=$(cut -d: -f1 <<< "$drift" | paste -sd' ')
+    echo "$base on Debian packages, not as in docker/base.lock: $names"
 }
 
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if [ "$engine" = lock ]; then
+    bootstrap "$work"
+    {
+        echo "# Made by docker/base.sh lock: every Debian package of the base image, as name, version, architecture, sha256 of the .deb."
+        cat "$work/packages"
+    } > "$lock.new"
+    mv "$lock.new" "$lock"
+    exit
+fi
 case ${BASE:-auto} in
     registry) from_registry || fail "$registry_image cannot be pulled. Check the network, or build the base from Debian's packages: BASE=debian." ;;
     debian) from_debian ;;

@@ -4,7 +4,8 @@
 #   docker/run.sh COMMAND [ARG ...]  for example: docker/run.sh python -m lorabundle.train --config config/default.yaml
 # ENGINE=auto (default) takes docker or podman if one answers, else .venv.
 # In a container a stage has no network (unless NETWORK=1, which fetch sets), a read-only root and source tree, the caller's
-# uid and no capabilities; it can write to data/, outputs/, reports/, archive/ and a /tmp of its own.
+# uid and no capabilities; it can write to data/, outputs/, reports/, archive/ and a /tmp of its own, and use the memory that is
+# free when it starts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -52,17 +53,21 @@ if [ "$engine" = venv ]; then
     exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD/src" "$@"
 fi
 
-image=$(cat "docker/.image-$engine")
-image_id=$("$engine" image inspect --format '{{.Id}}' "$image" 2> /dev/null) || {
-    echo "image: error: $engine no longer has the image $image. Delete docker/.image-$engine and run: make image." >&2
+# By id, so that what runs is what the content digest was taken of
+{ read -r image && read -r content; } < "docker/.image-$engine"
+"$engine" image inspect "$image" > /dev/null 2>&1 || {
+    echo "image: error: $engine no longer has the image ${content%%,*}. Delete docker/.image-$engine and run: make image." >&2
     exit 2
 }
-settings+=(LORABUNDLE_IMAGE="$image $image_id")
+settings+=(LORABUNDLE_IMAGE="$content")
+# A stage that wants more than is free is ended itself, and no other process of the machine is
+memory=$(awk '/^MemAvailable:/ {printf "%dk", 0.95 * $2}' /proc/meminfo)
 mkdir -p data outputs reports archive
 options=(
     run --rm
     --read-only --tmpfs /tmp:exec
     --cap-drop=ALL --security-opt=no-new-privileges
+    --memory "$memory" --pids-limit 4096
     --user "$(id -u):$(id -g)"
     --volume "$PWD:/bundle:ro"
 )

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Make the environment that the stages run in, from docker/wheels/ and the lock alone (no network):
 #   setup.sh venv [dev]      .venv, for CPython 3.11 (dev: with the test and lint tools too)
-#   setup.sh docker|podman   an image; the name of the one made is left in docker/.image-docker or -podman
+#   setup.sh docker|podman   an image; docker/.image-docker or -podman gets its id, then its name, content digest, size and base
 set -euo pipefail
 cd "$(dirname "$0")"
+packages=/opt/venv/lib/python3.11/site-packages # in the image
 
 fail() {
     echo "image: error: $*" >&2
@@ -26,22 +27,39 @@ setup_venv() {
     install_locked ../.venv/bin/python
 }
 
+# install_locked PYTHON [pip's options]
 # rouge-score comes as source only; it is built with the locked setuptools, which must therefore be there first.
 install_locked() {
-    local pip=("$1" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation)
+    local pip=("$1" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation "${@:2}")
     "${pip[@]}" --requirement <(awk '/^setuptools==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock)
     "${pip[@]}" --requirement requirements.lock
 }
 
 setup_image() {
-    local engine=$1 base image
-    base=$(./base.sh "$engine")
-    image=lorabundle:$(cat Dockerfile requirements.lock <(echo "$base") | sha256sum | cut -c1-16)
-    echo "[image] building $image with $engine on $base"
-    "$engine" build --quiet --network=none --build-arg "BASE=$base" --tag "$image" . 2>&1 > /dev/null \
+    local engine=$1 base image id container content
+    base=$(./base.sh "$engine") # its name, "on", and what it is
+    image=lorabundle:$(cat Dockerfile requirements.lock setup.sh <(echo "${base%% *}") | sha256sum | cut -c1-16)
+    echo "[image] building $image with $engine on ${base%% *}"
+    "$engine" build --quiet --network=none --build-arg "BASE=${base%% *}" --tag "$image" . 2>&1 > /dev/null \
         | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # the classic builder's advice to install another one
     "$engine" image prune --force --filter label=lorabundle=build > /dev/null # the build stage holds all wheels again
-    echo "$image" > ".image-$engine"
+    id=$("$engine" image inspect --format '{{.Id}}' "$image")
+    container=$("$engine" create "$id" true)
+    content=$("$engine" export "$container" | "${PYTHON:-python3}" digest.py)
+    "$engine" rm "$container" > /dev/null
+    printf '%s\n' "$id" "$image, $content, ${base#* }" > ".image-$engine"
+}
+
+# Inside the image being built. Byte code is compiled with hashes in place of times, so that each build gives the same.
+fill_image() {
+    python3 -m venv /opt/venv
+    install_locked /opt/venv/bin/python --no-compile
+    cd "$packages"
+    # What no stage can use, a third of it all: tests, headers, build tools, libraries for GPUs and for RPC, pip
+    find . -path '*.dist-info' -prune -o -type d \( -name test -o -name tests \) -prune -exec rm -r {} +
+    find torch/bin -type f ! -name torch_shm_manager -delete
+    rm -r torch/include pyarrow/include pyarrow/*flight* bitsandbytes/libbitsandbytes_{cuda,rocm,xpu}* pip pip-*.dist-info /opt/venv/bin/pip*
+    python3 -m compileall -q --invalidation-mode unchecked-hash "$packages"
 }
 
 case ${1:-} in
@@ -53,9 +71,6 @@ case ${1:-} in
         fi
         ;;
     docker | podman) setup_image "$1" ;;
-    image) # inside the image being built
-        python3 -m venv /opt/venv
-        install_locked /opt/venv/bin/python
-        ;;
+    image) fill_image ;;
     *) fail "usage: setup.sh venv [dev] | docker | podman" ;;
 esac

@@ -19,7 +19,8 @@ from lorabundle.errors import MemoryExhaustedError
 
 log = logging.getLogger("lorabundle.train")
 
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # in a container: what it may use of the machine's memory
+# In a container: what it may use of the machine's memory, by cgroups' version 2 and 1
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 BITS_4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for each 64
 STEPS = (512, 256, 128)  # max_tokens to fall back on
 LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
@@ -137,10 +138,9 @@ def table(needed: dict[str, int]) -> str:
 
 def available_bytes() -> int:
     """Memory that this process may still take, its present share included."""
-    machine = psutil.virtual_memory().available
-    if CGROUP_LIMIT.is_file() and (limit := CGROUP_LIMIT.read_text(encoding="utf-8").strip()) != "max":
-        machine = min(machine, int(limit))
-    return machine + psutil.Process().memory_info().rss
+    available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    limits = [path.read_text(encoding="utf-8").strip() for path in CGROUP_LIMITS if path.is_file()]
+    return min([available, *(int(limit) for limit in limits if limit != "max")])
 
 
 def cheaper(config: Config) -> Iterator[tuple[str, Config]]:

@@ -27,7 +27,7 @@ def project(tmp_path, monkeypatch):
     for name in ("run.sh", "setup.sh"):
         shutil.copy(ROOT / "docker" / name, "docker")
     for name in ("docker", "podman"):
-        Path(f"docker/.image-{name}").write_text("lorabundle:abc\n")
+        Path(f"docker/.image-{name}").write_text("sha256:0123\nlorabundle:abc, content sha256:4567\n")
     Path("bin").mkdir()
     for name in ("docker", "podman"):
         Path("bin", name).write_text(ENGINE)
@@ -88,8 +88,11 @@ def test_container_is_held_tight(project):
     assert volumes == writable | {f"{project}:/bundle:ro"}
     assert "OMP_NUM_THREADS=2" in options
     assert "LORABUNDLE_ENGINE=docker" in options
-    assert "LORABUNDLE_IMAGE=lorabundle:abc sha256:0123" in options
-    assert options[-4:] == ["lorabundle:abc", "python", "-m", "lorabundle.train"]
+    assert "LORABUNDLE_IMAGE=lorabundle:abc, content sha256:4567" in options
+    assert options[-4:] == ["sha256:0123", "python", "-m", "lorabundle.train"]
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < int(options[options.index("--memory") + 1].removesuffix("k")) * 1024 < total
+    assert int(options[options.index("--pids-limit") + 1]) > 0
 
 
 def test_only_fetch_gets_the_network(project):

@@ -30,7 +30,7 @@ setup_venv() {
 # install_locked PYTHON [pip's options]
 # rouge-score comes as source only; it is built with the locked setuptools, which must therefore be there first.
 install_locked() {
-    local pip=("$1" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation "${@:2}")
+    local pip=("$1" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation --use-pep517 "${@:2}")
     "${pip[@]}" --requirement <(awk '/^setuptools==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock)
     "${pip[@]}" --requirement requirements.lock
 }
@@ -59,7 +59,7 @@ fill_image() {
     find . -path '*.dist-info' -prune -o -type d \( -name test -o -name tests \) -prune -exec rm -r {} +
     find torch/bin -type f ! -name torch_shm_manager -delete
     rm -r torch/include pyarrow/include pyarrow/*flight* bitsandbytes/libbitsandbytes_{cuda,rocm,xpu}* pip pip-*.dist-info /opt/venv/bin/pip*
-    python3 -m compileall -q --invalidation-mode unchecked-hash "$packages"
+    python3 -m compileall -q --invalidation-mode unchecked-hash -x py312_ "$packages" # one file of torch's is for Python 3.12
 }
 
 case ${1:-} in

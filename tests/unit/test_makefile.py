@@ -249,6 +249,15 @@ def test_changed_model_trains_again(project):
     assert make("all", "SET=model.path=else") == STAGES
 
 
+def test_image_prints_what_it_is_each_time(project):
+    Path("docker/run.sh").write_text("#!/bin/sh\necho docker\n")
+    for name in ("base.sh", "base.lock", "Dockerfile", "digest.py", ".image-docker"):
+        Path("docker", name).write_text("sha256:01\nlorabundle:ab, content sha256:23\n")
+    for _ in range(2):
+        printed = subprocess.run(["make", "image", "ENGINE=docker"], capture_output=True, text=True, check=True).stdout
+        assert printed.splitlines()[-1] == "lorabundle:ab, content sha256:23"
+
+
 def test_changed_environment_trains_again(project):
     make("all")
     age(*Path().rglob("*"))

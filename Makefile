@@ -15,8 +15,8 @@ BASE ?= auto
 THREADS ?=
 SEEDS ?= 0 1 2
 QUICK ?=
-ARCHIVE ?=
 SIGN_KEY ?=
+ARCHIVE ?=
 LEVEL ?= report
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -82,7 +82,9 @@ help:
 	@echo "  BASE=NAME       base of the image: registry, debian, or auto (default)"
 	@echo "  NUMERICS=MODE   fast, or portable: the same result bytes on any x86-64 CPU with AVX2 (default: what CONFIG says)"
 	@echo "  THREADS=N       threads of the computation (default: all cores)"
-	@echo "  ARCHIVE=FILE, LEVEL=NAME   what verify checks, and how far: hashes, report (default), eval or full"
+	@echo "  SIGN_KEY=FILE   private SSH key to sign the archive with (default: it is not signed); for verify, the signer's public key"
+	@echo "  ARCHIVE=FILE    what verify checks"
+	@echo "  LEVEL=NAME      how far verify goes: hashes, report (default), eval or full"
 
 ## all: everything, through the archive
 .PHONY: all
@@ -120,9 +122,10 @@ sample: $(STAGES)/sample.json
 .PHONY: report
 report: $(STAGES)/report.json
 
-## archive: pack the submission tarball
+## archive: pack the submission tarball, and with SIGN_KEY=FILE sign it
 .PHONY: archive
 archive: $(STAGES)/archive.json
+	$(if $(SIGN_KEY),@docker/sign.sh "$(SIGN_KEY)" archive/submission-$(notdir $(RUN)).tar.gz)
 
 # --- environment ---------------------------------------------------------------------------------------------------
 
@@ -215,7 +218,8 @@ $(STAGES)/report.json: $(call code,report blocks colophon dataview document fiel
 		reports/figures/$(figure).svg reports/figures/$(figure).png))
 	@$(call stage,report)
 
-$(STAGES)/archive.json: $(call code,archive submission) $(SOURCE) $(STAGES)/report.json \
+$(STAGES)/archive.json: $(call code,archive blocks checklist crate evidence fields licences locks provenance render reproduce sbom submission tolerances) \
+		$(SOURCE) $(STAGES)/report.json \
 		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz archive/submission-$(notdir $(RUN)).tar.gz.sha256)
 	@$(call stage,archive)
 

@@ -60,7 +60,7 @@ class TemplateError(LorabundleError):
 
 
 class HashMismatchError(LorabundleError):
-    """A file's sha256 is not the one that the lock or the hub promises."""
+    """A file's sha256 is not the one that the lock, the hub or a stage's record promises."""
 
     exit_code = 2
 

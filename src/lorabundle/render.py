@@ -154,6 +154,19 @@ def html(page: Page, figures: dict[str, str]) -> str:
     )
 
 
+def fill(template: str, **values: object) -> str:
+    """A Markdown template with its values set in; `| code` shows one as a code span that it cannot end."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["code"] = lambda value: code_span(str(value)).replace("|", "\\|")  # it may stand in a table
+    return environment.get_template(template).render(values)
+
+
 def _source(text: str) -> str:
     """What a content security policy calls an inline element by: its sha256."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -5,12 +5,14 @@ A stage module defines `run(config) -> Artifacts` and ends with `sys.exit(run_st
 
 import argparse
 import logging
+import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +37,11 @@ def peak_rss_bytes() -> int:
     """Largest resident set of this process or of any finished child, in bytes."""
     usage = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return max(usage) * 1024  # Linux counts in KiB
+
+
+def utc(seconds: float) -> str:
+    """A time since the epoch as ISO 8601 in UTC, in whole seconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _open_log(name: str, path: Path, keep: bool) -> None:
@@ -103,14 +110,19 @@ def run_stage(name: str, run: Callable[[Config], Artifacts], argv: list[str] | N
             record.unlink(missing_ok=True)
         write_resolved(config)
         files = run(config)
+        inputs, outputs = artifacts.hash_paths(files.inputs), artifacts.hash_paths(files.outputs)
+        started, ended = psutil.Process().create_time(), time.time()
         content = {
             "schema": 1,
             "stage": name,
+            "commit": os.environ.get("LORABUNDLE_COMMIT", "unknown"),  # docker/run.sh knows it
             "command": ["python", "-m", f"lorabundle.{name}", "--config", str(arguments.config)]
             + (["--set", *arguments.set] if arguments.set else []),
-            "inputs": artifacts.hash_paths(files.inputs),
-            "outputs": artifacts.hash_paths(files.outputs),
-            "seconds": round(time.time() - psutil.Process().create_time(), 1),
+            "inputs": inputs,
+            "outputs": outputs,
+            "started_at": utc(started),
+            "ended_at": utc(ended),
+            "seconds": round(ended - started, 1),
             "peak_rss_bytes": peak_rss_bytes(),
         }
         artifacts.write_json(record, content)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def _restore_signals():
         signal.signal(number, handler)
 
 
-def test_record_is_written_last_and_hashes_what_was_read_and_written(smoke):
+def test_record_is_written_last_and_hashes_what_was_read_and_written(smoke, monkeypatch):
+    monkeypatch.setenv("LORABUNDLE_COMMIT", "0123abc")
+
     def run(config):
         Path("input").write_text("in")
         Path("output").write_text("out")
@@ -38,6 +41,11 @@ def test_record_is_written_last_and_hashes_what_was_read_and_written(smoke):
     assert list(record["inputs"]) == ["input"]
     assert len(record["outputs"]["output"]) == 64
     assert record["seconds"] >= 0
+    started, ended = (datetime.fromisoformat(record[key]) for key in ("started_at", "ended_at"))
+    assert started <= ended <= datetime.now(UTC)
+    assert abs((ended - started).total_seconds() - record["seconds"]) <= 1.1  # times are in whole seconds
+    assert record["started_at"].endswith("+00:00")
+    assert record["commit"] == "0123abc"
     assert record["peak_rss_bytes"] > 1e6
 
 

@@ -1,0 +1,103 @@
+"""`REPRODUCE.md`: the exact commands that check this archive and make its results again, and what to expect."""
+
+import re
+
+from lorabundle.evidence import Evidence
+from lorabundle.fields import Fields
+from lorabundle.provenance import BUILD_TYPE, package_of
+from lorabundle.render import fill
+from lorabundle.tolerances import TOLERANCES
+
+NAME = "REPRODUCE.md"
+
+
+def document(evidence: Evidence) -> str:
+    """The page, for this run."""
+    config, environment = evidence.config, evidence.environment
+    return fill(
+        "REPRODUCE.md.jinja",
+        run=config.run,
+        top=f"submission-{config.run}",
+        portable=config.numerics == "portable",
+        fingerprint=evidence.fingerprint,
+        facts=_facts(evidence),
+        engine=environment.text("engine") if environment["engine"] in ("docker", "podman", "venv") else "venv",
+        threads=environment["threads"],
+        expected=_expected(evidence),
+        stages=[
+            (name, record.number("seconds", "{:,.1f}"), record.number("peak_rss_bytes", "{:.2f}", 1e-9))
+            for name, record in evidence.records.items()
+        ],
+        minutes={"eval": _minutes(evidence, "evaluate"), "full": _minutes(evidence, *evidence.records)},
+        own=own_files(evidence),
+        inputs=_inputs(evidence),
+        build_type=BUILD_TYPE,
+    )
+
+
+def own_files(evidence: Evidence) -> dict[str, str]:
+    """Files that no command fetches, by path: a dataset of the author's own, a model from a local folder."""
+    files = {}
+    if evidence.manifest.part("format").text("file") != "built" and not evidence.config.data.revision:
+        files |= evidence.manifest.part("source_sha256")
+    if evidence.config.model.source == "local":
+        folder = evidence.config.model.path
+        files |= {f"{folder}/{name}": digest for name, digest in evidence.provenance.part("files").items()}
+    return files
+
+
+def _facts(evidence: Evidence) -> list[tuple[str, str]]:
+    """Where the run was made: what decides whether its bytes are to be expected again."""
+    environment = evidence.environment
+    facts = [
+        ("Commit", environment.text("commit")),
+        ("Settings", evidence.of_run("config.yaml")),
+        ("Numerics", environment.text("numerics")),
+        ("Computed in", f"{environment.text('dtype')}, {environment.text('attn_implementation')} attention"),
+        ("CPU", environment.text("cpu")),
+        ("Cores", environment.number("cores", "{}")),
+        ("Threads", environment.number("threads", "{}")),
+        ("Memory", environment.number("memory_bytes", "{:.1f} GB", 1e-9)),
+        ("Engine", " ".join(filter(None, [environment.text("engine"), environment.text("image")]))),
+        ("Platform", environment.text("platform")),
+        ("Python", environment.text("python")),
+        ("sha256 of docker/requirements.lock", evidence.packed["docker/requirements.lock"]),
+    ]
+    return facts
+
+
+def _expected(evidence: Evidence) -> list[tuple[str, str, str, str]]:
+    """Each metric with a tolerance: its name, base, fine-tuned, tolerance."""
+    models = evidence.metrics.part("models")
+    rows = []
+    for name, tolerance in TOLERANCES.items():
+        if name in models.part("base"):
+            shown = [_value(models.part(model)[name]) for model in ("base", "finetuned")]
+            rows.append((name, *shown, f"{tolerance:g}"))
+    return rows
+
+
+def _value(metric: float | Fields) -> str:
+    return f"{metric['rate'] if isinstance(metric, Fields) else metric:.6f}"
+
+
+def _minutes(evidence: Evidence, *stages: str) -> str:
+    minutes = sum(evidence.records[stage]["seconds"] for stage in stages) / 60
+    return f"{minutes:.0f}" if minutes >= 1 else "under 1"
+
+
+def _inputs(evidence: Evidence) -> list[tuple[str, str]]:
+    """What `make fetch` brings, with its sha256 or commit."""
+    wheels = {
+        path: digest for path, digest in evidence.records["fetch"].part("inputs").items() if path.endswith(".whl")
+    }
+    rows = []
+    for path, digest in wheels.items():
+        package = package_of(path, digest)
+        name = f"{package.name}=={package.version}" if package else re.sub(".*/", "", path)
+        rows.append((name, f"sha256 {digest}"))
+    for section in (evidence.config.model, evidence.config.data):
+        if section.revision:
+            name = section.path if section is evidence.config.model else section.source
+            rows.append((name, f"commit {section.revision}"))
+    return rows

@@ -14,6 +14,6 @@ command -v ssh-keygen > /dev/null || fail "SIGN_KEY is set, and there is no ssh-
 [ -f "$key" ] || fail "SIGN_KEY is '$key', and there is no such file. Name a private SSH key, or make one: ssh-keygen -t ed25519 -f my_key. The archive itself is complete."
 trap 'rm -f "$file.sig.new"' EXIT
 reason=$(ssh-keygen -Y sign -f "$key" -n lorabundle < "$file" 2>&1 > "$file.sig.new") \
-    || fail "ssh-keygen cannot sign with SIGN_KEY=$key: $(tail -n 1 <<< "$reason"). Name a private SSH key that only you can read (chmod 600). The archive itself is complete."
+    || fail "ssh-keygen cannot sign with SIGN_KEY=$key: $(tail -n 1 <<< "$reason" | tr -d '\r'). Name a private SSH key that only you can read (chmod 600). The archive itself is complete."
 mv "$file.sig.new" "$file.sig"
 echo "[archive] signed: $file.sig"

@@ -122,7 +122,9 @@ def manifest() -> dict:
             name: {"prompt": histogram(median), "response": histogram(8)}
             for name, median in {"train": 10, "val": 11, "test": 12.5}.items()
         },
-        "splits": {name: split | {"sha256": name[0] * 64} for name in ("train", "val", "test")},
+        "splits": {
+            name: split | {"sha256": digit * 64} for name, digit in {"train": "1", "val": "2", "test": "3"}.items()
+        },
     }
 
 

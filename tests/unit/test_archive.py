@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -12,66 +14,43 @@ import pytest
 
 from lorabundle import archive
 from lorabundle.artifacts import atomic_write
-from lorabundle.errors import MissingInputError
+from lorabundle.errors import HashMismatchError, MissingInputError
+from tests.conftest import run_stage
+from tests.packed import documents, write_records
+
+DOCUMENTS = [
+    "CHECKLIST.md",
+    "LICENSES.md",
+    "REPRODUCE.md",
+    "provenance.intoto.json",
+    "ro-crate-metadata.json",
+    "sbom.cdx.json",
+]
 
 
-@pytest.fixture
-def finished(smoke):
-    """A complete run, with a source tree that holds things to leave out."""
-    for name in (
-        "config.yaml",
-        "RESULTS.sha256",
-        "environment.json",
-        "manifest.json",
-        "provenance.json",
-        "train_log.jsonl",
-        "metrics.json",
-        "examples.jsonl",
-        "samples.jsonl",
-        "examples.jsonl",
-    ):
-        atomic_write(smoke.run_dir / name, name)
-    for name in ("adapter/adapter_model.safetensors", "logs/train.log", "logs/archive.log"):
-        atomic_write(smoke.run_dir / name, name)
-    for stage in ("train", "report", "archive"):
-        atomic_write(smoke.record_path(stage), stage)
-    atomic_write(Path("src/lorabundle/templates/results.css"), "")
-    for name in (
-        "reports/results.md",
-        "reports/results.html",
-        "reports/figures/loss.svg",
-        "README.md",
-        "src/lorabundle/train.py",
-    ):
-        atomic_write(Path(name), name)
-    for name in (
-        "src/lorabundle/__pycache__/train.pyc",
-        "docker/wheels/torch.whl",
-        "docker/.image-docker",
-        "tests/.gitkeep",
-    ):
-        atomic_write(Path(name), "left out")
-    atomic_write(Path(".ci/run"), "#!/bin/sh\n")
-    Path(".ci/run").chmod(0o755)
-    return smoke
+def packed_bytes(config) -> bytes:
+    """The archive as the stage leaves it."""
+    archive.run(config)
+    return Path("archive/submission-smoke.tar.gz").read_bytes()
 
 
-def test_quarantined_rows_are_packed_if_there_are_any(finished):
-    quarantine = finished.run_dir / "quarantine.jsonl"
-    assert quarantine not in archive.submission_files(finished)
+def test_quarantined_rows_are_packed_if_there_are_any(packed):
+    quarantine = packed.run_dir / "quarantine.jsonl"
+    assert quarantine not in archive.submission_files(packed)
     atomic_write(quarantine, "{}")
-    assert quarantine in archive.submission_files(finished)
+    assert quarantine in archive.submission_files(packed)
 
 
-def test_contents(finished):
-    names = [
-        path.as_posix() for path in archive.submission_files(finished) if path.parts[0] not in ("config", "docker")
-    ]
+def test_contents(packed):
+    names = [path.as_posix() for path in archive.submission_files(packed) if path.parts[0] not in ("config", "docker")]
     run = "outputs/smoke"
+    stages = ["evaluate", "fetch", "preprocess", "report", "sample", "train"]
     assert names == [
         ".ci/run",
+        "LICENSE",
         "README.md",
         f"{run}/RESULTS.sha256",
+        f"{run}/adapter/README.md",
         f"{run}/adapter/adapter_model.safetensors",
         f"{run}/config.yaml",
         f"{run}/environment.json",
@@ -81,50 +60,118 @@ def test_contents(finished):
         f"{run}/metrics.json",
         f"{run}/provenance.json",
         f"{run}/samples.jsonl",
-        f"{run}/stages/report.json",
-        f"{run}/stages/train.json",
+        *(f"{run}/stages/{stage}.json" for stage in stages),
         f"{run}/train_log.jsonl",
         "reports/figures/loss.svg",
         "reports/results.html",
         "reports/results.md",
-        "src/lorabundle/templates/results.css",
-        "src/lorabundle/train.py",
+        *(f"src/lorabundle/{stage}.py" for stage in stages),
     ]
-    shipped = {path.as_posix() for path in archive.submission_files(finished)}
+    shipped = {path.as_posix() for path in archive.submission_files(packed)}
     assert {"config/default.yaml", "docker/requirements.lock", "docker/run.sh"} <= shipped
     assert not any("wheels" in name or name.endswith(".image") for name in shipped)
 
 
-def test_same_inputs_same_bytes(finished, tmp_path_factory, monkeypatch):
+def test_documents_are_packed_and_in_the_sums(packed):
+    data = packed_bytes(packed)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        names = tar.getnames()
+        sums = tar.extractfile("submission-smoke/SHA256SUMS").read().decode()
+    assert names == [*sorted(names[:-1]), "submission-smoke/SHA256SUMS"]
+    assert {f"submission-smoke/{name}" for name in DOCUMENTS} < set(names)
+    listed = {line.split("  ")[1] for line in sums.splitlines()}
+    assert {f"submission-smoke/{name}" for name in listed | {"SHA256SUMS"}} == set(names)
+
+
+def test_same_inputs_same_bytes(packed, tmp_path_factory, monkeypatch):
     """Neither the time of day, nor the files' times, nor the place of the checkout may show."""
-    first = archive.pack(archive.submission_files(finished), "submission-smoke")
+    first = packed_bytes(packed)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "copy"
-    shutil.copytree(".", elsewhere, symlinks=True)
+    shutil.copytree(".", elsewhere, symlinks=True, ignore=shutil.ignore_patterns("archive"))
     for path in elsewhere.rglob("*"):
         os.utime(path, (1e9, 1e9))
     monkeypatch.chdir(elsewhere)
-    assert archive.pack(archive.submission_files(finished), "submission-smoke") == first
+    assert packed_bytes(packed) == first
 
 
-def test_other_input_other_bytes(finished):
-    first = archive.pack(archive.submission_files(finished), "submission-smoke")
-    atomic_write(finished.run_dir / "metrics.json", "changed")
-    assert archive.pack(archive.submission_files(finished), "submission-smoke") != first
+def test_same_inputs_same_bytes_in_another_process(packed, monkeypatch):
+    """Nor the order of sets, which differs from process to process, nor the time zone or the language."""
+    written = []
+    for seed, zone, language in (("1", "UTC", "C"), ("2", "Pacific/Auckland", "C.UTF-8")):
+        for name, value in {"PYTHONHASHSEED": seed, "TZ": zone, "LC_ALL": language}.items():
+            monkeypatch.setenv(name, value)
+        run_stage("archive", cwd=Path())
+        written.append(Path("archive/submission-smoke.tar.gz").read_bytes())
+    assert written[0] == written[1]
 
 
-def test_entries_carry_no_trace_of_the_machine(finished):
-    data = archive.pack(archive.submission_files(finished), "top")
+def test_documents_know_no_time_but_the_records(packed):
+    """All times are those of the stages, 10:00 to 10:06 of one day."""
+    for name, text in documents(packed).items():
+        times = re.findall(r"\d{4}-\d\d-\d\dT[\d:]+", text)
+        assert all("2026-11-23T10:00:00" <= time <= "2026-11-23T10:06:00" for time in times), name
+        assert bool(times) == name.endswith(".json"), name
+
+
+def test_other_input_other_bytes(packed):
+    first = packed_bytes(packed)
+    atomic_write(packed.adapter_dir / "adapter_model.safetensors", "changed")
+    write_records(packed)
+    second = packed_bytes(packed)
+    assert second != first
+    Path("README.md").write_text("changed")
+    assert packed_bytes(packed) not in (first, second)
+
+
+@pytest.mark.parametrize("name", ["outputs/smoke/metrics.json", "reports/results.md", "docker/assets.lock"])
+def test_file_that_is_not_the_stages_is_not_packed(packed, name):
+    """A number changed by hand, or the report of another run."""
+    if name == "docker/assets.lock":
+        record = json.loads(packed.record_path("fetch").read_text())
+        record["inputs"][name] = "0" * 64
+        packed.record_path("fetch").write_text(json.dumps(record))
+    else:
+        with Path(name).open("a") as file:
+            file.write(" ")
+    with pytest.raises(HashMismatchError, match=rf"^{name} is not the file that the stage \w+ read or wrote"):
+        archive.run(packed)
+    assert not Path("archive").exists()
+
+
+def test_stages_that_disagree_on_a_file_are_not_packed(packed):
+    """Evaluated on weights other than those that were trained on."""
+    record = json.loads(packed.record_path("evaluate").read_text())
+    record["inputs"]["data/models/smollm2-135m-phi3/model.safetensors"] = "0" * 64
+    packed.record_path("evaluate").write_text(json.dumps(record))
+    with pytest.raises(HashMismatchError, match="the stage evaluate"):
+        archive.run(packed)
+
+
+def test_signature_goes_when_the_bytes_change(packed):
+    signature = Path("archive/submission-smoke.tar.gz.sig")
+    packed_bytes(packed)
+    signature.write_text("of these bytes")
+    packed_bytes(packed)
+    assert signature.exists()
+    Path("README.md").write_text("changed")
+    packed_bytes(packed)
+    assert not signature.exists()
+
+
+def test_entries_carry_no_trace_of_the_machine(packed):
+    data = archive.pack(archive.submission_files(packed), "top", {"added.md": b"added"})
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         entries = tar.getmembers()
     assert {(e.uid, e.gid, e.uname, e.gname, e.mtime) for e in entries} == {(0, 0, "", "", 0)}
     assert {e.name: e.mode for e in entries}["top/.ci/run"] == 0o755
     assert {e.name: e.mode for e in entries}["top/README.md"] == 0o644
+    assert {e.name: e.mode for e in entries}["top/added.md"] == 0o644
     assert data[4:8] == b"\0\0\0\0"  # gzip's own time
     assert data[3] == 0  # gzip's flags: no file name
 
 
-def test_sums_check_after_unpacking(finished, tmp_path_factory):
-    archive.run(finished)
+def test_sums_check_after_unpacking(packed, tmp_path_factory):
+    archive.run(packed)
     path = Path("archive/submission-smoke.tar.gz")
     assert Path(f"{path}.sha256").read_text() == f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
     subprocess.run(["sha256sum", "--check", "--quiet", f"{path.name}.sha256"], cwd="archive", check=True)
@@ -135,11 +182,18 @@ def test_sums_check_after_unpacking(finished, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["outputs/smoke/metrics.json", "outputs/smoke/adapter", "reports/results.md", "reports/results.html"]
+    "name",
+    [
+        "outputs/smoke/stages/fetch.json",
+        "outputs/smoke/metrics.json",
+        "outputs/smoke/adapter",
+        "reports/results.md",
+        "reports/results.html",
+    ],
 )
-def test_incomplete_run_is_not_packed(finished, name):
+def test_incomplete_run_is_not_packed(packed, name):
     path = Path(name)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(MissingInputError, match=name):
-        archive.run(finished)
+        archive.run(packed)
     assert not Path("archive").exists()

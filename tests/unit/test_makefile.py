@@ -279,6 +279,17 @@ def test_submission_is_packed_again_when_the_source_changes(project, name):
     assert make("archive")[-1] == "archive"
 
 
+def test_archive_is_signed_if_a_key_is_given(project):
+    """Also one that was packed before, and without packing it again."""
+    Path("docker/sign.sh").write_text('#!/bin/sh\nprintf "%s|" "$@" >> signed\n')
+    Path("docker/sign.sh").chmod(0o755)
+    age(*Path().rglob("*"))
+    assert make("all") == STAGES
+    assert not Path("signed").exists()
+    assert make("archive", "SIGN_KEY=my keys/id") == []
+    assert Path("signed").read_text() == "my keys/id|archive/submission-smoke.tar.gz|"
+
+
 def test_settings_may_come_from_the_environment(project, monkeypatch):
     monkeypatch.setenv("CONFIG", "config/smoke.yaml")
     monkeypatch.setenv("ENGINE", "venv")
@@ -338,7 +349,7 @@ def test_help_lists_every_public_target_and_only_those():
     text = subprocess.run(["make", "-C", ROOT, "-s"], capture_output=True, text=True, check=True).stdout
     for target in documented:
         assert f"make {target} " in text
-    for variable in ("CONFIG=", "SET=", "ENGINE=", "BASE=", "NUMERICS=", "THREADS="):
+    for variable in ("CONFIG=", "SET=", "ENGINE=", "BASE=", "NUMERICS=", "THREADS=", "SIGN_KEY="):
         assert variable in text
 
 

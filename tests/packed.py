@@ -3,7 +3,7 @@
 import copy
 from pathlib import Path
 
-from lorabundle import archive, evidence
+from lorabundle import evidence, submission
 from lorabundle.artifacts import atomic_write, hash_paths, write_json
 from lorabundle.config import ASSETS_LOCK, REPORTS, Config
 from lorabundle.evidence import STAGES
@@ -103,9 +103,9 @@ def write_records(config: Config) -> None:
 
 def load(config: Config) -> evidence.Evidence:
     """The run as the documents see it."""
-    return evidence.load(config, archive.submission_files(config))
+    return evidence.load(config, submission.files(config))
 
 
 def documents(config: Config) -> dict[str, str]:
     """The documents that the archive stage makes, by name."""
-    return {name: content.decode() for name, content in archive.documents(load(config)).items()}
+    return {name: content.decode() for name, content in submission.documents(load(config)).items()}

@@ -1,7 +1,18 @@
-"""What a submission holds of the project itself."""
+"""What a submission holds: the run's files, the source, and documents that are made from these alone.
+
+The documents are an RO-Crate (`crate`), a bill of materials (`sbom`), a provenance statement (`provenance`), `REPRODUCE.md`,
+`CHECKLIST.md` and `LICENSES.md`. `SHA256SUMS` lists every file; `sha256sum -c SHA256SUMS` checks them after unpacking.
+`archive` packs what this says, and `verify` makes it again and compares.
+"""
 
 from pathlib import Path
 
+from lorabundle import artifacts, checklist, config, crate, evidence, licences, provenance, reproduce, sbom
+from lorabundle.artifacts import sha256_bytes
+from lorabundle.config import Config
+from lorabundle.evidence import Evidence
+
+SUMS = "SHA256SUMS"
 # The source tree: what someone needs to run it all again. Built folders are left out by name.
 SOURCE = (
     "Makefile",
@@ -16,6 +27,21 @@ SOURCE = (
     ".ci",
 )
 BUILT = {"__pycache__", "wheels", ".pytest_cache", ".ruff_cache"}
+RUN_FILES = [
+    "config.yaml",
+    "environment.json",
+    "RESULTS.sha256",
+    "manifest.json",
+    "provenance.json",
+    "train_log.jsonl",
+    "metrics.json",
+    "examples.jsonl",
+    "samples.jsonl",
+    "adapter",
+    "logs",
+    "stages",
+]
+OPTIONAL = ["quarantine.jsonl"]  # there only if rows could not be used
 
 
 def source_files(root: Path) -> list[Path]:
@@ -28,3 +54,48 @@ def source_files(root: Path) -> list[Path]:
 def is_built(file: Path) -> bool:
     """Whether a file below the source tree was made there and is not part of it."""
     return file.name.startswith(".") or bool(BUILT & set(file.parts)) or file.suffix == ".pyc"
+
+
+def files(run_config: Config) -> list[Path]:
+    """Every file that a submission takes from this folder, sorted.
+
+    Raises:
+        MissingInputError: a stage's result is missing.
+    """
+    remedy = f"Run `make all` for run {run_config.run} first: a submission is only made of a complete run."
+    paths = [artifacts.require(run_config.run_dir / name, remedy) for name in RUN_FILES]
+    paths += [artifacts.require(run_config.record_path("report"), remedy)]
+    paths += [artifacts.require(config.REPORTS / name, remedy) for name in ("results.md", "results.html", "figures")]
+    paths += [path for path in (run_config.run_dir / name for name in OPTIONAL) if path.exists()]
+    found = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
+    own = {run_config.record_path("archive"), run_config.run_dir / "logs" / "archive.log"}  # being written right now
+    results = {file for file in found - own if file.is_file() and not is_built(file)}
+    return sorted({*results, *source_files(Path())})
+
+
+def documents(run_evidence: Evidence) -> dict[str, bytes]:
+    """The documents at the top of the archive, by name."""
+    packages = licences.locked_packages()
+    texts = {
+        checklist.NAME: checklist.document(run_evidence, packages),
+        licences.NAME: licences.document(run_evidence, packages),
+        reproduce.NAME: reproduce.document(run_evidence),
+        provenance.NAME: provenance.document(run_evidence),
+        sbom.NAME: sbom.document(run_evidence, packages),
+    }
+    contents = {name: text.encode() for name, text in texts.items()}
+    return contents | {crate.NAME: crate.document(run_evidence, contents).encode()}
+
+
+def contents(run_config: Config, taken: list[Path]) -> dict[str, bytes]:
+    """Every file of the submission, by its path in it: those that are taken as they are, the documents, and `SHA256SUMS`.
+
+    Raises:
+        MissingInputError: a stage has not completed.
+        MalformedInputError: a file cannot be parsed.
+        HashMismatchError: a file is not the one that a stage read or wrote.
+    """
+    made = documents(evidence.load(run_config, taken))
+    found = dict(sorted(({file.as_posix(): file.read_bytes() for file in taken} | made).items()))
+    sums = "".join(f"{sha256_bytes(data)}  {name}\n" for name, data in found.items())
+    return found | {SUMS: sums.encode()}

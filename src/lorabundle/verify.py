@@ -4,7 +4,7 @@
     compare  compare sources, hashes, the report and, by level, what the stages gave when run again
 
 `docker/verify.sh` calls both, and runs the stages between them. By level, each with what stands before it:
-hashes (hashes, locks and sources), report (metrics from the examples, the report from the JSON), eval (the splits built again,
+hashes (hashes, locks and sources), report (metrics from the examples, report and documents from the JSON), eval (the splits built again,
 and the shipped adapter evaluated on them), full (everything run again). Prints each difference with what was expected, what was
 found and the tolerance; exits 3 if there is any.
 
@@ -27,12 +27,12 @@ from lorabundle.config import Config, load_config
 from lorabundle.differences import Difference, compare, compare_metrics
 from lorabundle.errors import LorabundleError
 from lorabundle.results import LISTING
+from lorabundle.submission import SUMS
 from lorabundle.summary import summarise
 
 LEVELS = ("hashes", "report", "eval", "full")
 FOLDER = Path("outputs/.verify")  # a run's name cannot begin with a dot
 SHIPPED, RERUN = FOLDER / "shipped", FOLDER / "rerun"
-SUMS = "SHA256SUMS"
 LINE = re.compile(r"(?:# )?([0-9a-f]{64})  ([^\n]+)")
 # Sums of thousands of floating-point numbers, which numpy adds in an order that depends on the CPU
 SAME_SUM = 1e-9
@@ -132,6 +132,23 @@ def check_report(folder: Path, run: str) -> list[Difference]:
     return result
 
 
+def check_documents(folder: Path, run: str) -> list[Difference]:
+    """Every file against what `make archive` makes of the run's files and the source: the documents at the top above all."""
+    found = {
+        Path(path).relative_to(folder).as_posix(): digest for path, digest in artifacts.hash_paths([folder]).items()
+    }
+    with contextlib.chdir(folder):
+        run_config = load_config(Path("outputs", run, "config.yaml"))
+        made = submission.contents(run_config, submission.files(run_config))
+    expected = {name: sha256_bytes(data) for name, data in made.items()}
+    say(f"report: {len(expected)} files as `make archive` makes them")
+    return [
+        Difference(f"{name}, made again", expected.get(name, "no such file"), found.get(name, "no such file"))
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+
+
 def lay_out(run: str, level: str) -> None:
     """Make `RERUN`, in which the stages run again: the run's config, and links to what it reads of this checkout.
 
@@ -201,6 +218,7 @@ def compare_all(archive: Path, level: str) -> list[Difference]:
         ("hashes", lambda: check_statements(SHIPPED, run)),
         ("hashes", lambda: check_sources(SHIPPED)),
         ("report", lambda: check_report(SHIPPED, run)),
+        ("report", lambda: check_documents(SHIPPED, run)),
         ("eval", lambda: check_rerun(run, level)),
     ]
     differences = []

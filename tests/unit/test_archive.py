@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lorabundle import archive
+from lorabundle import archive, submission
 from lorabundle.artifacts import atomic_write
 from lorabundle.errors import HashMismatchError, MissingInputError
 from tests.conftest import run_stage
@@ -36,13 +36,13 @@ def packed_bytes(config) -> bytes:
 
 def test_quarantined_rows_are_packed_if_there_are_any(packed):
     quarantine = packed.run_dir / "quarantine.jsonl"
-    assert quarantine not in archive.submission_files(packed)
+    assert quarantine not in submission.files(packed)
     atomic_write(quarantine, "{}")
-    assert quarantine in archive.submission_files(packed)
+    assert quarantine in submission.files(packed)
 
 
 def test_contents(packed):
-    names = [path.as_posix() for path in archive.submission_files(packed) if path.parts[0] not in ("config", "docker")]
+    names = [path.as_posix() for path in submission.files(packed) if path.parts[0] not in ("config", "docker")]
     run = "outputs/smoke"
     stages = ["evaluate", "fetch", "preprocess", "report", "sample", "train"]
     assert names == [
@@ -67,7 +67,7 @@ def test_contents(packed):
         "reports/results.md",
         *(f"src/lorabundle/{stage}.py" for stage in stages),
     ]
-    shipped = {path.as_posix() for path in archive.submission_files(packed)}
+    shipped = {path.as_posix() for path in submission.files(packed)}
     assert {"config/default.yaml", "docker/requirements.lock", "docker/run.sh"} <= shipped
     assert not any("wheels" in name or name.endswith(".image") for name in shipped)
 
@@ -159,13 +159,13 @@ def test_signature_goes_when_the_bytes_change(packed):
 
 
 def test_entries_carry_no_trace_of_the_machine(packed):
-    data = archive.pack(archive.submission_files(packed), "top", {"added.md": b"added"})
+    data = packed_bytes(packed)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         entries = tar.getmembers()
     assert {(e.uid, e.gid, e.uname, e.gname, e.mtime) for e in entries} == {(0, 0, "", "", 0)}
-    assert {e.name: e.mode for e in entries}["top/.ci/run"] == 0o755
-    assert {e.name: e.mode for e in entries}["top/README.md"] == 0o644
-    assert {e.name: e.mode for e in entries}["top/added.md"] == 0o644
+    assert {e.name: e.mode for e in entries}["submission-smoke/.ci/run"] == 0o755
+    assert {e.name: e.mode for e in entries}["submission-smoke/README.md"] == 0o644
+    assert {e.name: e.mode for e in entries}["submission-smoke/REPRODUCE.md"] == 0o644
     assert data[4:8] == b"\0\0\0\0"  # gzip's own time
     assert data[3] == 0  # gzip's flags: no file name
 

@@ -37,7 +37,15 @@ def test_order_time_and_spelling_of_paths_do_not_count():
 
 @pytest.mark.parametrize(
     "change",
-    [{"name": "g"}, {"mode": 0o755}, {"mode": 0o4644}, {"uid": 1}, {"gid": 1}, {"data": b"b"}, {"type": tarfile.DIRTYPE}],
+    [
+        {"name": "g"},
+        {"mode": 0o755},
+        {"mode": 0o4644},
+        {"uid": 1},
+        {"gid": 1},
+        {"data": b"b"},
+        {"type": tarfile.DIRTYPE},
+    ],
     ids=str,
 )
 def test_everything_else_counts(change):

@@ -9,33 +9,26 @@ from pathlib import Path
 import pytest
 
 from lorabundle import archive, config, report, verify
-from lorabundle.artifacts import atomic_write, hash_paths, read_json, sha256_bytes, write_json
+from lorabundle.artifacts import atomic_write, read_json, sha256_bytes, write_json
 from lorabundle.summary import summarise
 from lorabundle.tolerances import TOLERANCES
-from tests.finished import examples, run_files, write_run
+from tests.finished import examples
+from tests.packed import default_files, write_packed, write_records
 
-TRAINED = "33fbcd8470ea"  # sha256 of its log begins so
 ARCHIVE = Path("archive/submission-smoke.tar.gz")
 
 
 @pytest.fixture
-def shipped(smoke) -> Path:
+def shipped(packed) -> Path:
     """The archive of a finished smoke run, in a folder that holds the project's own files too."""
-    files = run_files()
-    files["metrics.json"] |= summarise(examples(), smoke.seed) | {"run": "smoke"}
-    write_run(smoke, files)
-    config.write_resolved(smoke)
-    atomic_write(Path("src/lorabundle/train.py"), "print('train')\n")
-    atomic_write(smoke.run_dir / "logs/train.log", "trained")
-    for stage, names in (("train", ["adapter"]), ("evaluate", ["metrics.json", "examples.jsonl"])):
-        inputs, outputs = [config.PROCESSED], [smoke.run_dir / name for name in names]
-        record = {"command": [], "inputs": hash_paths(inputs), "outputs": hash_paths(outputs)}
-        write_json(smoke.record_path(stage), record | read_json(smoke.record_path(stage), ""))
-    for stage in ("fetch", "preprocess", "sample"):
-        write_json(smoke.record_path(stage), {"inputs": {}, "outputs": {}} | read_json(smoke.record_path(stage), ""))
-    made = report.run(smoke)
-    write_json(smoke.record_path("report"), {"inputs": hash_paths(made.inputs), "outputs": hash_paths(made.outputs)})
-    archive.run(smoke)
+    files = default_files()
+    files["metrics.json"] |= summarise(examples(), packed.seed) | {"run": "smoke"}
+    write_packed(packed, files)
+    config.write_resolved(packed)
+    shutil.rmtree("reports")
+    report.run(packed)
+    write_records(packed)
+    archive.run(packed)
     return ARCHIVE
 
 
@@ -70,11 +63,13 @@ def test_an_untouched_archive_has_no_difference(shipped, capsys):
 
 
 def test_a_changed_archive_has_exit_code_3(shipped, capsys):
-    repack(contents(shipped) | {"outputs/smoke/logs/train.log": b""})
+    files = contents(shipped)
+    logged = sha256_bytes(files["outputs/smoke/logs/train.log"])
+    repack(files | {"outputs/smoke/logs/train.log": b""})
     for action in ("unpack", "compare"):
         assert verify.main([action, "--archive", str(ARCHIVE), "--level", "hashes"]) == 3
         said = capsys.readouterr().out
-        assert f"DIFFERENCE outputs/smoke/logs/train.log: expected {TRAINED}" in said
+        assert f"DIFFERENCE outputs/smoke/logs/train.log: expected {logged}, found e3b0c44" in said
         assert "[verify] DIFFERENT: 1 difference (level hashes)" in said
 
 
@@ -126,12 +121,21 @@ def test_removed_added_and_renamed_files_are_found(shipped):
         ("docker/requirements.lock", b"torch==2", b"torch==3", "docker/requirements.lock, of this checkout"),
         ("config/smoke.yaml", b"seed: ", b"seed: 1", "config/smoke.yaml, of this checkout and of the archive"),
         ("outputs/smoke/RESULTS.sha256", b"# ", b"# 0", "RESULTS.sha256, of the report"),
+        ("outputs/smoke/stages/train.json", b"60.0", b"30.0", "REPRODUCE.md, made again"),
+        ("REPRODUCE.md", b"0.01 |", b"0.99 |", "REPRODUCE.md, made again"),
+        ("CHECKLIST.md", b"No", b"Yes", "CHECKLIST.md, made again"),
+        ("LICENSES.md", b"Apache", b"Other", "LICENSES.md, made again"),
+        ("sbom.cdx.json", b'"version"', b'"Version"', "sbom.cdx.json, made again"),
+        ("provenance.intoto.json", b"digest", b"Digest", "provenance.intoto.json, made again"),
+        ("ro-crate-metadata.json", b"CreateAction", b"createAction", "ro-crate-metadata.json, made again"),
+        ("more.md", b"", b"more", "more.md, made again: expected no such file"),
     ],
 )
 def test_changes_that_fit_the_list_are_found_elsewhere(shipped, name, old, new, where):
     files = contents(shipped)
-    assert old in files[name]
-    repack(files | {name: files[name].replace(old, new, 1)}, sums=True)
+    before = files.get(name, b"")
+    assert old in before
+    repack(files | {name: before.replace(old, new, 1)}, sums=True)
     found = check()
     assert any(where in line for line in found), found
 
@@ -143,10 +147,7 @@ def test_records_must_agree_about_files_that_are_not_there(shipped):
     record["inputs"]["data/processed/train/data.arrow"] = "0" * 64
     repack(files | {"outputs/smoke/stages/train.json": json.dumps(record).encode()}, sums=True)
     found = check("hashes")
-    assert [line.split(":")[0] for line in found] == [
-        "data/processed/train/data.arrow, in stages/train.json (inputs)",
-        "outputs/smoke/stages/train.json, in stages/report.json (inputs)",
-    ]
+    assert [line.split(":")[0] for line in found] == ["data/processed/train/data.arrow, in stages/train.json (inputs)"]
 
 
 @pytest.mark.parametrize("name", ["outputs/smoke/metrics.json", "outputs/smoke/config.yaml"])

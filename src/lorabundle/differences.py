@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from lorabundle.tolerances import TOLERANCES
+from lorabundle.tolerances import TOLERANCES, allowed
+
+MEASURED = ("models", "delta", "kinds")
+DERIVED = ("perplexity", "correct")
 
 
 @dataclass(frozen=True)
@@ -38,39 +41,32 @@ def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> lis
 
 
 def compare_metrics(expected: dict, found: dict) -> list[Difference]:
-    """Differences of two `metrics.json` of runs with fast numerics on machines that may differ.
+    """Differences of two `metrics.json` of runs with fast numerics, on machines that may differ.
 
-    The measured values (models, delta, sign_test, kinds) may differ by `TOLERANCES`, which is for the whole test split; for a
-    kind with a share 1/n of the examples, by that times the square root of n, as the noise of a mean goes. All else is equal:
-    what does not depend on the machine.
+    What was measured (models, delta, kinds) may differ as `tolerances` has it; what follows from that alone (perplexity, counts
+    of right answers, the sign test) is passed over, because it was compared with the examples. All else is equal.
     """
-    measured = {"models", "delta", "sign_test", "kinds"}
-    rest = [{key: value for key, value in metrics.items() if key not in measured} for metrics in (expected, found)]
-    result = compare("metrics.json", *rest) + compare(
-        "metrics.json.kinds", sorted(expected["kinds"]), sorted(found["kinds"])
-    )
-    total = expected["models"]["base"]["examples"]
-    for key in ("models", "delta", "sign_test"):
-        result += _within(f"metrics.json.{key}", expected[key], found[key], 1.0)
-    for kind, values in expected["kinds"].items():
-        widened = math.sqrt(total / values["examples"])
-        result += _within(f"metrics.json.kinds.{kind}", values, found["kinds"].get(kind, values), widened)
+    rest = [{k: v for k, v in metrics.items() if k not in {*MEASURED, "sign_test"}} for metrics in (expected, found)]
+    result = compare("metrics.json", *rest)
+    for key in MEASURED:
+        result += _within(f"metrics.json.{key}", expected[key], found[key], expected["models"]["base"]["examples"])
     return result
 
 
-def _within(where: str, expected: Any, found: Any, widened: float) -> list[Difference]:
+def _within(where: str, expected: Any, found: Any, examples: int) -> list[Difference]:
     """Differences of measured values; the tolerance of each is that of the last name of its path that has one."""
     if isinstance(expected, dict) and isinstance(found, dict) and expected.keys() == found.keys():
-        parts = [(f"{where}.{key}", value, found[key]) for key, value in expected.items()]
+        examples = expected.get("examples", examples)
+        parts = [(f"{where}.{key}", value, found[key]) for key, value in expected.items() if key not in DERIVED]
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         parts = [(f"{where}.{index}", *pair) for index, pair in enumerate(zip(expected, found, strict=True))]
     else:
         names = [name for name in where.split(".") if name in TOLERANCES]
         if not names or not (_number(expected) and _number(found)):
             return [] if expected == found else [Difference(where, expected, found)]
-        allowed = TOLERANCES[names[-1]] * widened
-        return [] if abs(expected - found) <= allowed else [Difference(where, expected, found, f"{allowed:.4g}")]
-    return [difference for part in parts for difference in _within(*part, widened)]
+        tolerance = allowed(names[-1], examples)
+        return [] if abs(expected - found) <= tolerance else [Difference(where, expected, found, f"{tolerance:.4g}")]
+    return [difference for part in parts for difference in _within(*part, examples)]
 
 
 def _number(value: Any) -> bool:

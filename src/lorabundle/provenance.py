@@ -71,9 +71,11 @@ def dependencies(evidence: Evidence) -> list[dict]:
     found += [_file(evidence, path.as_posix()) for path in (RUNTIME_LOCK, ASSETS_LOCK)]
     found += [_file(evidence, evidence.of_run("config.yaml"))]
     found += _model(evidence) + _data(evidence)
-    image = re.search(r"(\S+) sha256:([0-9a-f]{64})", evidence.environment.text("image"))
+    image = re.match(r"(\S+), content sha256:([0-9a-f]{64})", evidence.environment.text("image"))
     if image:
-        found.append({"name": image[1], "digest": {"sha256": image[2]}})
+        found.append(
+            {"name": image[1], "digest": {"sha256": image[2]}, "annotations": {"digestBy": "docker/digest.py"}}
+        )
     return found
 
 

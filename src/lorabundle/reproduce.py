@@ -6,7 +6,7 @@ from lorabundle.evidence import Evidence
 from lorabundle.fields import Fields
 from lorabundle.provenance import BUILD_TYPE, package_of
 from lorabundle.render import fill
-from lorabundle.tolerances import TOLERANCES
+from lorabundle.tolerances import TOLERANCES, allowed
 
 NAME = "REPRODUCE.md"
 
@@ -70,10 +70,11 @@ def _expected(evidence: Evidence) -> list[tuple[str, str, str, str]]:
     """Each metric with a tolerance: its name, base, fine-tuned, tolerance."""
     models = evidence.metrics.part("models")
     rows = []
-    for name, tolerance in TOLERANCES.items():
+    for name in TOLERANCES:
         if name in models.part("base"):
+            tolerance = allowed(name, models.part("base")["examples"])
             shown = [_value(models.part(model)[name]) for model in ("base", "finetuned")]
-            rows.append((name, *shown, f"{tolerance:g}"))
+            rows.append((name, *shown, f"{tolerance:.2g}"))
     return rows
 
 

@@ -76,11 +76,12 @@ def test_parameters(statement):
 
 def test_image_is_a_dependency(packed):
     path = packed.run_dir / "environment.json"
-    image = {"engine": "docker", "image": f"lorabundle:0123 sha256:{'9' * 64}"}
+    image = {"engine": "docker", "image": f"lorabundle:0123, content sha256:{'9' * 64}, 1.00 GB unpacked, on x"}
     write_json(path, json.loads(path.read_text()) | image)
     write_records(packed)
     resources = parsed(packed)["predicate"]["buildDefinition"]["resolvedDependencies"]
-    assert {"name": "lorabundle:0123", "digest": {"sha256": "9" * 64}} in resources
+    by = {"digestBy": "docker/digest.py"}
+    assert {"name": "lorabundle:0123", "digest": {"sha256": "9" * 64}, "annotations": by} in resources
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class Fields(dict):
 
     def _error(self, what: str) -> MalformedInputError:
         return MalformedInputError(
-            f"{self._where} {what}. Nothing is written with a hole in it: delete the file and run `make all` "
+            f"{self._where} {what}. What is made of it is not written with a hole in it: delete the file and run `make all` "
             f"again, which makes it anew."
         )
 

@@ -25,7 +25,7 @@ def files(folder: Path) -> set[str]:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory, fetched):
     """A project in which the whole smoke run has been run; `.new` maps each stage to the files it added."""
-    folder = make_project(tmp_path_factory.mktemp("project"), "data/raw/wheels", "data/models")
+    folder = make_project(tmp_path_factory.mktemp("project"), "data/raw/wheels", "data/models", "src", "LICENSE")
     before, new, output = files(folder), {}, {}
     for stage in STAGES:
         output[stage] = run_stage(stage, cwd=folder).stdout

@@ -183,6 +183,8 @@ def _settings(evidence: Evidence) -> Item:
     splits = ", ".join(
         f"{split.number('examples', '{:,}')} {name}" for name, split in evidence.manifest.part("splits").items()
     )
+    across = evidence.manifest.part("duplicates").part("after").part("across")
+    leaks = sum(pairs for column in across.values() for pairs in column.values())
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     return Item(
         "Experimental setting",
@@ -190,7 +192,8 @@ def _settings(evidence: Evidence) -> Item:
         YES,
         f"{code_span(evidence.of_run('config.yaml'))} has every setting: {splits} examples; LoRA of rank {lora.r}; AdamW with "
         f"learning rate {train.learning_rate:g} ({train.lr_scheduler_type}), {batch} rows a step, epochs: {train.num_train_epochs:g}"
-        f"{f', at most {train.max_steps} steps' if train.max_steps > 0 else ''}; seed {evidence.config.seed}. How the values "
+        f"{f', at most {train.max_steps} steps' if train.max_steps > 0 else ''}; seed {evidence.config.seed}. "
+        f"{leaks} pairs of equal or near texts lie in two splits ({code_span(evidence.of_run('manifest.json'))}). How the values "
         f"were chosen, no file shows.",
     )
 

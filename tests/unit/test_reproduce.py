@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from lorabundle import archive, reproduce
-from lorabundle.artifacts import sha256_file
+from lorabundle.artifacts import sha256_file, write_json
 from lorabundle.config import load_config
 from lorabundle.tolerances import TOLERANCES, allowed
 from tests.finished import metrics
-from tests.packed import COMMIT, default_files, documents, write_packed
+from tests.packed import COMMIT, default_files, documents, write_packed, write_records
 
 
 def table(text: str, first: str) -> dict[str, list[str]]:
@@ -38,6 +38,16 @@ def test_expected_numbers_and_tolerances(packed):
     known = set(TOLERANCES) & set(models["base"])
     assert set(rows) == known
     assert len(known) >= 10
+
+
+def test_share_of_right_answers_is_among_the_numbers(packed):
+    values = metrics()
+    for rate, model in enumerate(values["models"].values(), start=1):
+        model["accuracy"] = {"correct": rate, "examples": 4, "rate": rate / 4, "ci95": [0.0, 1.0]}
+    write_json(packed.run_dir / "metrics.json", values)
+    write_records(packed)
+    expected = ["0.250000", "0.500000", f"{TOLERANCES['accuracy']:g}"]
+    assert table(documents(packed)[reproduce.NAME], "Metric")["accuracy"] == expected
 
 
 def test_every_metric_that_is_compared_has_a_tolerance():

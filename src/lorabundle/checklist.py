@@ -193,7 +193,7 @@ def _settings(evidence: Evidence) -> Item:
         f"{code_span(evidence.of_run('config.yaml'))} has every setting: {splits} examples; LoRA of rank {lora.r}; AdamW with "
         f"learning rate {train.learning_rate:g} ({train.lr_scheduler_type}), {batch} rows a step, epochs: {train.num_train_epochs:g}"
         f"{f', at most {train.max_steps} steps' if train.max_steps > 0 else ''}; seed {evidence.config.seed}. "
-        f"{leaks} pairs of equal or near texts lie in two splits ({code_span(evidence.of_run('manifest.json'))}). How the values "
+        f"Pairs of equal or near texts that lie in two splits: {leaks} ({code_span(evidence.of_run('manifest.json'))}). How the values "
         f"were chosen, no file shows.",
     )
 

@@ -40,9 +40,9 @@ bootstrap() {
     command -v mmdebstrap > /dev/null || fail "mmdebstrap, which builds the base image from Debian's packages where no image registry can be reached, is not installed. Install it (apt-get install mmdebstrap), or use ENGINE=venv."
     say "building the base image from Debian's packages"
     export folder
-    # usr-is-merged: without it comes usrmerge, and with that all of Perl. The last hook removes what depends on this machine.
+    # libstdc++6: torch's need. usr-is-merged: without it comes usrmerge, and with that all of Perl. The last hook removes what depends on this machine.
     SOURCE_DATE_EPOCH=0 mmdebstrap --quiet --variant=essential --skip=output/dev \
-        --include=python3,python3-venv,ca-certificates,usr-is-merged --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+        --include=python3,python3-venv,ca-certificates,libstdc++6,usr-is-merged --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' "$@" \
         --customize-hook='export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
@@ -50,7 +50,7 @@ bootstrap() {
                 | awk "/^(Package|Version|Architecture|SHA256):/ {field[\$1] = \$2}
                     /^\$/ {print field[\"Package:\"], field[\"Version:\"], field[\"Architecture:\"], field[\"SHA256:\"]}" \
                 | LC_ALL=C sort -u > "$folder/packages"' \
-        --customize-hook='rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/*.d/locked "$1"/etc/hostname "$1"/etc/resolv.conf' \
+        --customize-hook='rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* "$1"/etc/apt/preferences.d/* "$1"/etc/hostname "$1"/etc/resolv.conf' \
         bookworm "$folder/base.tar" ${DEBIAN_SOURCES:+"$DEBIAN_SOURCES"} > "$folder/log" 2>&1 && return
     tail -n 20 "$folder/log" >&2
     fail "mmdebstrap could not build the base image. It needs root and a Debian mirror; its last messages are above."

@@ -55,10 +55,10 @@ fill_image() {
     python3 -m venv /opt/venv
     install_locked /opt/venv/bin/python --no-compile
     cd "$packages"
-    # What no stage can use, a third of it all: tests, headers, build tools, libraries for GPUs and for RPC, pip
+    # What no stage can use, 0.5 GB of 1.9: tests, headers, build tools, libraries for GPUs, RPC and S3, pip
     find . -path '*.dist-info' -prune -o -type d \( -name test -o -name tests \) -prune -exec rm -r {} +
     find torch/bin -type f ! -name torch_shm_manager -delete
-    rm -r torch/include pyarrow/include pyarrow/*flight* bitsandbytes/libbitsandbytes_{cuda,rocm,xpu}* pip pip-*.dist-info /opt/venv/bin/pip*
+    rm -r torch/include pyarrow/include pyarrow/{*flight*,*s3*} bitsandbytes/libbitsandbytes_{cuda,rocm,xpu}* pip pip-*.dist-info /opt/venv/bin/pip*
     python3 -m compileall -q --invalidation-mode unchecked-hash -x py312_ "$packages" # one file of torch's is for Python 3.12
 }
 

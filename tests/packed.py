@@ -1,6 +1,8 @@
 """A finished run with all that the archive reads: the hand-made run of `finished`, the source, and a record of every stage."""
 
 import copy
+import io
+import tarfile
 from pathlib import Path
 
 from lorabundle import evidence, submission
@@ -109,3 +111,23 @@ def load(config: Config) -> evidence.Evidence:
 def documents(config: Config) -> dict[str, str]:
     """The documents that the archive stage makes, by name."""
     return {name: content.decode() for name, content in submission.documents(load(config)).items()}
+
+
+def contents(archive: Path) -> dict[str, bytes]:
+    """A tarball's files by their path below the top folder."""
+    with tarfile.open(archive) as tar:
+        return {entry.name.partition("/")[2]: tar.extractfile(entry).read() for entry in tar}
+
+
+def write_tarball(archive: Path, files: dict[str, bytes]) -> None:
+    """Write files as the submission of the smoke run."""
+    with tarfile.open(archive, mode="w:gz", compresslevel=1) as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(f"submission-smoke/{name}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    """The same bytes with one bit changed."""
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]

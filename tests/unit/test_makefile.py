@@ -254,7 +254,9 @@ def test_image_prints_what_it_is_each_time(project):
     for name in ("base.sh", "base.lock", "Dockerfile", "digest.py", ".image-docker"):
         Path("docker", name).write_text("sha256:01\nlorabundle:ab, content sha256:23\n")
     for _ in range(2):
-        printed = subprocess.run(["make", "image", "ENGINE=docker"], capture_output=True, text=True, check=True).stdout
+        printed = subprocess.run(
+            ["make", "--no-print-directory", "image", "ENGINE=docker"], capture_output=True, text=True, check=True
+        ).stdout
         assert printed.splitlines()[-1] == "lorabundle:ab, content sha256:23"
 
 

@@ -59,7 +59,8 @@ fill_image() {
     find . -path '*.dist-info' -prune -o -type d \( -name test -o -name tests \) -prune -exec rm -r {} +
     find torch/bin -type f ! -name torch_shm_manager -delete
     rm -r torch/include pyarrow/include pyarrow/{*flight*,*s3*} bitsandbytes/libbitsandbytes_{cuda,rocm,xpu}* pip pip-*.dist-info /opt/venv/bin/pip*
-    python3 -m compileall -q --invalidation-mode unchecked-hash -x py312_ "$packages" # one file of torch's is for Python 3.12
+    # -f: setuptools too, which was imported above. -x: one file of torch's is for Python 3.12
+    python3 -m compileall -q -f --invalidation-mode unchecked-hash -x py312_ "$packages"
 }
 
 case ${1:-} in

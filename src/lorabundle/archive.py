@@ -1,46 +1,20 @@
 """Pack a finished run into `archive/submission-<run>.tar.gz`: the same inputs give the same bytes.
 
-What is in it is in `submission`. Entries are sorted and carry one fixed time, owner and mode; gzip stores neither name nor time.
-The archive's own hash lies beside it.
+What is in it is in `submission`, its form in `tarball`. The archive's own hash lies beside it.
 
 Run as: python -m lorabundle.archive --config config/default.yaml
 """
 
-import gzip
-import io
 import logging
 import stat
 import sys
-import tarfile
 
-from lorabundle import artifacts, config, submission
+from lorabundle import artifacts, config, submission, tarball
 from lorabundle.artifacts import sha256_bytes
 from lorabundle.config import Config
 from lorabundle.stage import Artifacts, run_stage
 
 log = logging.getLogger("lorabundle.archive")
-
-MTIME = 0  # 1970-01-01, for every entry
-
-
-def pack(contents: dict[str, bytes], executable: set[str], top: str) -> bytes:
-    """A tar.gz of files below the folder `top`, byte for byte a function of the arguments.
-
-    Args:
-        contents: of each file, by its path.
-        executable: paths of those that are programs.
-        top: name of the folder.
-    """
-    buffer = io.BytesIO()
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=MTIME) as zipped,
-        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
-        for name, data in contents.items():
-            entry = tarfile.TarInfo(f"{top}/{name}")
-            entry.size, entry.mtime, entry.mode = len(data), MTIME, 0o755 if name in executable else 0o644
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def run(run_config: Config) -> Artifacts:
@@ -49,7 +23,7 @@ def run(run_config: Config) -> Artifacts:
     files = submission.files(run_config)
     contents = submission.contents(run_config, files)
     executable = {file.as_posix() for file in files if file.stat().st_mode & stat.S_IXUSR}
-    data = pack(contents, executable, name)
+    data = tarball.compress(tarball.make_tar(contents, executable, name))
     archive, checksum = config.ARCHIVE / f"{name}.tar.gz", config.ARCHIVE / f"{name}.tar.gz.sha256"
     if not archive.exists() or archive.read_bytes() != data:  # a signature is of the bytes that docker/sign.sh saw
         archive.with_name(f"{archive.name}.sig").unlink(missing_ok=True)

@@ -49,8 +49,12 @@ def listing(run_config: Config, report: str) -> str:
     """
     check_splits(run_config)
     remedy = f"Run `make all` for run {run_config.run} first."
-    hashes = artifacts.hash_paths([artifacts.require(path, remedy) for path in paths(run_config)])
-    lines = [f"{digest}  {path}\n" for path, digest in hashes.items()]
+    return listing_of(artifacts.hash_paths([artifacts.require(path, remedy) for path in paths(run_config)]), report)
+
+
+def listing_of(hashes: dict[str, str], report: str) -> str:
+    """The content of `RESULTS.sha256` for results whose sha256 by path is known; `report` is as in `listing`."""
+    lines = [f"{digest}  {path}\n" for path, digest in sorted(hashes.items(), key=lambda item: Path(item[0]))]
     above = (
         f"# {artifacts.sha256_bytes(report.encode())}  {config.REPORTS / 'results.md'}, above its section This run\n"
     )

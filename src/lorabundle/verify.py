@@ -19,14 +19,16 @@ import re
 import shutil
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
-from lorabundle import artifacts, config, document, submission, unpacking
+from lorabundle import artifacts, config, document, submission, tarball
 from lorabundle.artifacts import sha256_bytes, sha256_file
 from lorabundle.config import Config, load_config
 from lorabundle.differences import Difference, compare, compare_metrics
 from lorabundle.errors import LorabundleError
-from lorabundle.results import LISTING
+from lorabundle.evidence import STAGES
+from lorabundle.results import LISTING, listing_of, paths
 from lorabundle.submission import SUMS
 from lorabundle.summary import summarise
 
@@ -34,6 +36,9 @@ LEVELS = ("hashes", "report", "eval", "full")
 FOLDER = Path("outputs/.verify")  # a run's name cannot begin with a dot
 SHIPPED, RERUN = FOLDER / "shipped", FOLDER / "rerun"
 LINE = re.compile(r"(?:# )?([0-9a-f]{64})  ([^\n]+)")
+SPLIT = re.compile(rf"{config.PROCESSED}/({'|'.join(config.SPLITS)})/")
+# What a re-run writes below its folder, so that nothing of the checkout's may be linked there
+WRITTEN = ("outputs", "data", "reports", "archive")
 # Sums of thousands of floating-point numbers, which numpy adds in an order that depends on the CPU
 SAME_SUM = 1e-9
 
@@ -73,6 +78,7 @@ def check_statements(folder: Path, run: str) -> list[Difference]:
     all must say the same.
     """
     said: dict[str, dict[str, str]] = defaultdict(dict)  # path -> {where it is said: sha256}
+    outputs: set[str] = set()
     run_dir = folder / "outputs" / run
     for path, digest in read_sums(run_dir / LISTING).items():
         if not path.endswith("above its section This run"):  # a part of a file; compared with the report
@@ -82,7 +88,8 @@ def check_statements(folder: Path, run: str) -> list[Difference]:
         for role in ("inputs", "outputs"):
             for path, digest in content[role].items():
                 said[path][f"stages/{record.name} ({role})"] = digest
-    result = []
+        outputs |= content["outputs"].keys()
+    result = _unrecorded(folder, run, outputs)
     for path, statements in said.items():
         file = folder / path
         place, expected = next(iter(statements.items()))
@@ -93,6 +100,24 @@ def check_statements(folder: Path, run: str) -> list[Difference]:
                 result.append(Difference(f"{path}, in {where}", f"{expected} as in {place}", digest))
     say(f"hashes: what {LISTING} and the stage records say of {len(said)} files")
     return result
+
+
+def _unrecorded(folder: Path, run: str, outputs: set[str]) -> list[Difference]:
+    """Results that no record has among its outputs, and outputs that are not there."""
+    run_dir = f"outputs/{run}"
+    places = (f"{run_dir}/", "reports/")
+    own = {f"{run_dir}/config.yaml"} | {
+        f"{run_dir}/{name}" for stage in STAGES for name in (f"stages/{stage}.json", f"logs/{stage}.log")
+    }
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = {path for path in paths if path.startswith(places)}
+    expected = own | {path for path in outputs if path.startswith(places) and "/checkpoints/" not in path}
+    return [
+        Difference(
+            path, *(("a file", "no such file") if path in expected else ("no such file: no record has it", "a file"))
+        )
+        for path in sorted(expected ^ found)
+    ]
 
 
 def is_plain(path: str) -> bool:
@@ -120,8 +145,15 @@ def check_report(folder: Path, run: str) -> list[Difference]:
         examples = artifacts.read_jsonl(run_config.run_dir / "examples.jsonl", "")
         metrics = artifacts.read_json(run_config.run_dir / "metrics.json", "")
         summary = summarise(examples, run_config.seed)
-        shown = {key: value for key, value in metrics.items() if key in summary}
-        result = compare("metrics.json", summary, shown, relative=SAME_SUM)
+        manifest = artifacts.read_json(run_config.run_dir / "manifest.json", "")
+        facts = {"schema": 1, "run": run_config.run, "seed": run_config.seed}
+        facts |= {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
+        measured = {key: metrics[key] for key in ("warnings", "baselines")}  # these take the splits and the model
+        result = compare("metrics.json", facts | measured | summary, metrics, relative=SAME_SUM)
+        by_id = {example["id"]: example for example in examples}
+        for row in artifacts.read_jsonl(run_config.run_dir / "samples.jsonl", ""):
+            texts = {model: by_id[row["id"]][model]["text"] for model in ("base", "finetuned")}
+            result += compare(f"samples.jsonl, {row['id']}", texts, {model: row[model] for model in texts})
         listing = run_config.run_dir / LISTING
         files = document.files(run_config, results, sha256_file(listing))
         for name, content in files.items():
@@ -129,10 +161,13 @@ def check_report(folder: Path, run: str) -> list[Difference]:
             found = sha256_file(path) if path.is_file() else "no such file"
             if sha256_bytes(content) != found:
                 result.append(Difference(f"{path}, rendered again", sha256_bytes(content), found))
-        above = read_sums(listing).get(f"{config.REPORTS / 'results.md'}, above its section This run")
-        expected = sha256_bytes(document.upper_part(run_config, results).encode())
-        if above != expected:
-            result.append(Difference(f"{LISTING}, of the report above its section This run", expected, above))
+        splits = {
+            path: digest for path, digest in results.records["preprocess"]["outputs"].items() if SPLIT.match(path)
+        }
+        shipped = [path for path in paths(run_config) if not path.is_relative_to(config.PROCESSED)]
+        text = listing_of(splits | artifacts.hash_paths(shipped), document.upper_part(run_config, results))
+        if listing.read_text(encoding="utf-8") != text:
+            result.append(Difference(f"{LISTING}, made again", sha256_bytes(text.encode()), sha256_file(listing)))
     say(f"report: metrics computed from {len(examples)} examples; {len(files)} files rendered")
     return result
 
@@ -165,7 +200,8 @@ def lay_out(run: str, level: str) -> None:
     (RERUN / "data").mkdir()
     shutil.copyfile(SHIPPED / run_dir / "config.yaml", RERUN / "config.yaml")
     run_config = load_config(RERUN / "config.yaml")
-    for name in ("docker", "data/raw", run_config.data.source, run_config.model.path):
+    own = [name for name in (run_config.data.source, run_config.model.path) if Path(name).parts[0] not in WRITTEN]
+    for name in ("docker", "data/raw", *own):
         target = RERUN / name
         if is_plain(name) and Path(name).exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,16 +244,25 @@ def check_rerun(run: str, level: str) -> list[Difference]:
 
 def unpack(archive: Path, level: str) -> list[Difference]:
     """Unpack into `SHIPPED`. With files that are all as listed, lay out what is needed to run the stages again."""
-    run = unpacking.unpack(archive, SHIPPED)
+    run = tarball.unpack(archive, SHIPPED)
     differences = check_files(SHIPPED)
     if level in ("eval", "full") and not differences:
-        lay_out(run, level)
+        differences = _attempt("eval", lambda: lay_out(run, level) or [])
     return differences
+
+
+def _attempt(level: str, check: Callable[[], list[Difference]]) -> list[Difference]:
+    """The differences that a check finds; one, if a changed file ends it."""
+    try:
+        return check()
+    except Exception as error:  # whatever a changed file leads to
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return [Difference(level, "files that can be read", found)]
 
 
 def compare_all(archive: Path, level: str) -> list[Difference]:
     """All that the level asks for. A file that cannot be read or parsed ends the check that needs it, as a difference."""
-    run = unpacking.unpack(archive, SHIPPED)
+    run = tarball.unpack(archive, SHIPPED)
     checks = [
         ("hashes", lambda: check_files(SHIPPED)),
         ("hashes", lambda: check_statements(SHIPPED, run)),
@@ -229,11 +274,7 @@ def compare_all(archive: Path, level: str) -> list[Difference]:
     differences = []
     for least, check in checks:
         if LEVELS.index(level) >= LEVELS.index(least):
-            try:
-                differences += check()
-            except Exception as error:  # whatever a changed file leads to
-                found = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                differences.append(Difference(f"{least}", "files that can be read", found))
+            differences += _attempt(least, check)
     return differences
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lorabundle import archive, config, report, verify
 from lorabundle.artifacts import atomic_write, read_json, sha256_bytes, write_json
+from lorabundle.evidence import STAGES
 from lorabundle.summary import summarise
 from lorabundle.tolerances import allowed
 from tests.finished import examples
@@ -29,8 +30,12 @@ def shipped(packed, finished_project) -> Path:
         shutil.copytree(finished_project, ".", dirs_exist_ok=True)
         return ARCHIVE
     files = default_files()
-    files["metrics.json"] |= summarise(examples(), packed.seed) | {"run": "smoke"}
+    facts = {"run": "smoke", "seed": packed.seed}
+    facts["dataset"] = {key: files["manifest.json"][key] for key in ("source", "splits")}
+    files["metrics.json"] |= summarise(examples(), packed.seed) | facts
     write_packed(packed, files)
+    for stage in STAGES:
+        atomic_write(packed.run_dir / f"logs/{stage}.log", stage)
     config.write_resolved(packed)
     shutil.rmtree("reports")
     report.run(packed)
@@ -90,8 +95,9 @@ def test_removed_added_and_renamed_files_are_found(shipped):
             repack(changed)
             assert check("hashes"), name
     repack(files | {"outputs/smoke/new": b""})
-    (found,) = check("hashes")
-    assert found.startswith("outputs/smoke/new: expected no such file in SHA256SUMS, found e3b0c442")
+    listed, recorded = check("hashes")
+    assert listed.startswith("outputs/smoke/new: expected no such file in SHA256SUMS, found e3b0c442")
+    assert recorded.startswith("outputs/smoke/new: expected no such file: no record has it, found a file")
 
 
 @pytest.mark.parametrize(
@@ -111,13 +117,19 @@ def test_removed_added_and_renamed_files_are_found(shipped):
             b'"loss": 2.5',
             "metrics.json.models.base.loss: expected 2.0, found 2.5",
         ),
+        (
+            "outputs/smoke/samples.jsonl",
+            b"Fine-tuned e1",
+            b"Brilliant e1",
+            "samples.jsonl, e1.finetuned: expected Fine-tuned e1",
+        ),
         ("outputs/smoke/environment.json", b"Linux", b"Other", "reports/results.md, rendered again"),
         ("reports/results.md", b"2.0000", b"3.0000", "reports/results.md, rendered again"),
         ("reports/figures/loss.svg", b"<svg", b"<Svg", "reports/figures/loss.svg, rendered again"),
         ("src/lorabundle/train.py", b"train", b"smile", "src/lorabundle/train.py, of this checkout and of the archive"),
         ("docker/requirements.lock", b"torch==2", b"torch==3", "docker/requirements.lock, of this checkout"),
         ("config/smoke.yaml", b"seed: ", b"seed: 1", "config/smoke.yaml, of this checkout and of the archive"),
-        ("outputs/smoke/RESULTS.sha256", b"# ", b"# 0", "RESULTS.sha256, of the report"),
+        ("outputs/smoke/RESULTS.sha256", b"# ", b"# 0", "RESULTS.sha256, made again"),
         ("outputs/smoke/stages/train.json", b"60.0", b"30.0", "REPRODUCE.md, made again"),
         ("REPRODUCE.md", b"smoke", b"other", "REPRODUCE.md, made again"),
         ("CHECKLIST.md", b"No", b"Yes", "CHECKLIST.md, made again"),
@@ -126,6 +138,20 @@ def test_removed_added_and_renamed_files_are_found(shipped):
         ("provenance.intoto.json", b"digest", b"Digest", "provenance.intoto.json, made again"),
         ("ro-crate-metadata.json", b"CreateAction", b"createAction", "ro-crate-metadata.json, made again"),
         ("more.md", b"", b"more", "more.md, made again: expected no such file"),
+        ("outputs/smoke/adapter/more.py", b"", b"more", "adapter/more.py: expected no such file: no record has it"),
+        ("outputs/smoke/RESULTS.sha256", b"\n", b"\nchecked by someone\n", "RESULTS.sha256, made again"),
+        (
+            "outputs/smoke/metrics.json",
+            b'"run": "smoke"',
+            b'"run": "other"',
+            "metrics.json.run: expected smoke, found other",
+        ),
+        (
+            "outputs/smoke/metrics.json",
+            b'"schema": 1',
+            b'"schema": 1, "more": 1',
+            "metrics.json.more: expected nothing",
+        ),
     ],
 )
 def test_changes_that_fit_the_list_are_found_elsewhere(shipped, name, old, new, where):
@@ -135,6 +161,20 @@ def test_changes_that_fit_the_list_are_found_elsewhere(shipped, name, old, new, 
     repack(files | {name: before.replace(old, new, 1)}, sums=True)
     found = check()
     assert any(where in line for line in found), found
+
+
+def test_results_that_a_record_names_must_be_there(shipped):
+    files = contents(shipped)
+    del files["outputs/smoke/adapter/README.md"]
+    repack(files, sums=True)
+    assert any(line.startswith("outputs/smoke/adapter/README.md: expected a file") for line in check("hashes"))
+
+
+def test_an_archive_without_a_config_is_not_laid_out(shipped):
+    files = contents(shipped)
+    del files["outputs/smoke/config.yaml"]
+    repack(files, sums=True)
+    assert [difference.where for difference in verify.unpack(ARCHIVE, "full")] == ["eval"]
 
 
 def test_records_must_agree_about_files_that_are_not_there(shipped):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorabundle.errors import UnsafeArchiveError
-from lorabundle.unpacking import unpack
+from lorabundle.tarball import unpack
 
 
 def entry(name: str, **fields) -> tarfile.TarInfo:
@@ -48,19 +48,21 @@ def test_files_are_unpacked_below_the_folder(tmp_path):
         (entry("elsewhere/file"), "not below one folder"),
         (entry("submission-tiny/link", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "no regular file"),
         (entry("submission-tiny/link", type=tarfile.LNKTYPE, linkname="submission-tiny/first"), "no regular file"),
+        (entry("submission-tiny/long", pax_headers={"comment": "more"}), "no regular file"),
         (entry("submission-tiny/device", type=tarfile.CHRTYPE), "no regular file"),
         (entry("submission-tiny/folder", type=tarfile.DIRTYPE), "no regular file"),
         (entry("submission-tiny/first"), "is there twice"),
         (entry("submission-tiny/first/second"), "is there twice"),
-        (entry("submission-tiny/\x1b[2J"), "a terminal would not show"),
-        (entry("submission-tiny/\udcff"), "a terminal would not show"),
+        (entry("submission-tiny/\x1b[2J"), "a terminal or a file system would not take"),
+        (entry("submission-tiny/\udcff"), "no regular file"),
+        (entry(f"submission-tiny/{'x' * 300}"), "no regular file"),
     ],
 )
 def test_entries_that_make_archive_never_writes_are_refused(tmp_path, bad, why):
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"), bad)
     with pytest.raises(UnsafeArchiveError, match=why):
         unpack(archive, tmp_path / "folder")
-    assert {path.name for path in tmp_path.iterdir()} == {"a.tar.gz", "folder"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar.gz"}
 
 
 @pytest.mark.parametrize("top", ["tiny", "submission-", "submission-..", "xsubmission-tiny"])
@@ -75,10 +77,32 @@ def test_an_empty_archive_is_refused(tmp_path):
 
 
 def test_size_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("lorabundle.unpacking.MAX_BYTES", 1000)
+    monkeypatch.setattr("lorabundle.tarball.MAX_BYTES", 1000)
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/a", size=600), entry("submission-tiny/b", size=600))
     with pytest.raises(UnsafeArchiveError, match="larger than"):
         unpack(archive, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"mode": 0o6777}, {"mtime": 1}, {"uid": 1234}, {"uname": "someone"}],
+)
+def test_what_is_no_name_or_content_is_refused(tmp_path, fields):
+    """As root, GNU tar would leave the modes and owners that an archive has."""
+    archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", **fields))
+    with pytest.raises(UnsafeArchiveError, match="something beside their names and contents"):
+        unpack(archive, tmp_path / "folder")
+
+
+def test_broken_headers_are_refused(tmp_path):
+    """Tarfile raises errors of its own for them: not only TarError."""
+    header = bytearray(entry("submission-tiny/first").tobuf())
+    for size in (b"-0000000001\0", b"zzzzzzzzzzz\0"):
+        header[124:136], header[148:156] = size, b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(header) + bytes(1024)))
+        with pytest.raises(UnsafeArchiveError):
+            unpack(tmp_path / "a.tar.gz", tmp_path / "folder")
 
 
 def test_what_is_not_whole_is_refused(tmp_path):
@@ -91,7 +115,7 @@ def test_what_is_not_whole_is_refused(tmp_path):
 
 def test_content_behind_the_last_entry_is_refused(tmp_path):
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"), behind=b"more")
-    with pytest.raises(UnsafeArchiveError, match="behind its last entry"):
+    with pytest.raises(UnsafeArchiveError, match="something beside their names and contents"):
         unpack(archive, tmp_path / "folder")
 
 

@@ -35,7 +35,7 @@ from lorabundle.summary import summarise
 LEVELS = ("hashes", "report", "eval", "full")
 FOLDER = Path("outputs/.verify")  # a run's name cannot begin with a dot
 SHIPPED, RERUN = FOLDER / "shipped", FOLDER / "rerun"
-LINE = re.compile(r"(?:# )?([0-9a-f]{64})  ([^\n]+)")
+LINE = re.compile(r"([0-9a-f]{64})  (.+)", re.DOTALL)
 SPLIT = re.compile(rf"{config.PROCESSED}/({'|'.join(config.SPLITS)})/")
 # What a re-run writes below its folder, so that nothing of the checkout's may be linked there
 WRITTEN = ("outputs", "data", "reports", "archive")
@@ -49,11 +49,11 @@ def say(text: str) -> None:
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """A file in `sha256sum`'s form: sha256 by path. A line that is none is under the line itself."""
+    """A file in `sha256sum`'s form: sha256 by path. Any other line, a comment too, is under the line itself."""
     text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
     lines = text.removesuffix("\n").split("\n")  # and not at other characters that end lines for Python
     matches = [(LINE.fullmatch(line), line) for line in lines]
-    return {match[2] if match else line: match[1] if match else "" for match, line in matches}
+    return {match[2] if match else line: match[1] if match else "no sha256 and path" for match, line in matches}
 
 
 def check_files(folder: Path) -> list[Difference]:

@@ -163,6 +163,13 @@ def test_changes_that_fit_the_list_are_found_elsewhere(shipped, name, old, new, 
     assert any(where in line for line in found), found
 
 
+def test_a_commented_list_lists_nothing(shipped):
+    """`sha256sum -c` would pass it, because it checks no file."""
+    files = contents(shipped)
+    repack(files | {"SHA256SUMS": b"# " + files["SHA256SUMS"].replace(b"\n", b"\n# ")})
+    assert len(check("hashes")) > len(files)
+
+
 def test_results_that_a_record_names_must_be_there(shipped):
     files = contents(shipped)
     del files["outputs/smoke/adapter/README.md"]

@@ -247,7 +247,7 @@ seeds: | $(environment)
 test: export ENGINE = venv
 test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	docker/run.sh python -m pytest
+	THREADS=1 docker/run.sh python -m pytest --numprocesses 2 --dist loadscope
 
 ## test-slow: compare the memory estimate with measured peaks (about ten minutes)
 .PHONY: test-slow

@@ -18,6 +18,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+from xdist.scheduler import LoadScopeScheduling
 
 from lorabundle.config import Config, load_config
 
@@ -27,6 +28,21 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+class OneSmokeRun(LoadScopeScheduling):
+    """Sends all that looks at the finished smoke run to one process, which makes it once, and any other test where there is time.
+
+    pytest-xdist's own `--dist loadgroup` takes no notice of its groups under pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = "tests/integration/smoke/"
+        return folder if nodeid.startswith(folder) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> OneSmokeRun:
+    return OneSmokeRun(config, log)
 
 
 def word_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:

@@ -95,23 +95,29 @@ def scratch_dir(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON. Keys keep their order; NaN and infinity are refused (ValueError)."""
-    atomic_write(path, _json(value))
+    atomic_write(path, to_json(value))
 
 
 def write_json_if_changed(path: Path, value: Any) -> None:
     """Write JSON, but leave an equal file alone: make reruns what depends on a file that is newer."""
-    text = _json(value)
+    text = to_json(value)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         atomic_write(path, text)
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """The content of a JSON file: indented, with a line break at its end."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write one JSON object a line, atomically."""
-    atomic_write(path, (f"{json.dumps(row, ensure_ascii=False, allow_nan=False)}\n".encode() for row in rows))
+    atomic_write(path, (to_jsonl(row).encode() for row in rows))
+
+
+def to_jsonl(row: dict) -> str:
+    """A line of a file with one JSON object a line."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def require(path: Path, remedy: str) -> Path:

@@ -266,8 +266,16 @@ def _known_keys() -> dict[str, list[str]]:
     return {"": list(sections), **nested}
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error; plain YAML silently takes the last."""
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without two traps: of a key that stands twice it silently takes the last, and a few aliases can stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                problem=f"*{event.anchor} is an alias; write the value out", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -312,7 +320,7 @@ def load_config(path: Path, overrides: list[str] = ()) -> Config:
         shipped = ", ".join(sorted(str(file) for file in Path("config").glob("*.yaml"))) or "none found"
         raise MissingInputError(f"There is no config file {path}. Pass CONFIG=<file>; those shipped are: {shipped}.")
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        settings = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -80,17 +80,14 @@ def measure(model, tokenizer, rows: list[dict], scores: list[scoring.Score], run
     prompt_ids = [prompts.encode_prompt(tokenizer, row["prompt"]) for row in rows]
     answers = scoring.generate(model, tokenizer, prompt_ids, settings.max_new_tokens, settings.batch_size)
     texts, references = [answer.text for answer in answers], [reference(row) for row in rows]
-    rouge = metrics.Rouge(keep_in_memory=True).compute(predictions=texts, references=references)
     verified = run_config.data.source == reasoning.SOURCE
     marks = reasoning.verify([row["id"] for row in rows], texts, run_config.data.tasks) if verified else []
     results = []
-    for index, (score, answer) in enumerate(zip(scores, answers, strict=True)):
+    for score, answer, of_text in zip(scores, answers, metrics.score_answers(texts, references), strict=True):
         result = {"nats": score.nats, "correct": score.correct, "text": answer.text, "stopped": answer.stopped}
-        result |= {kind: values[index] for kind, values in rouge.items()}
-        result["chrf"] = metrics.sentence_chrf(answer.text, references[index])
-        result["exact_match"] = answer.text == references[index]
-        result["repetition_rate"] = metrics.repetition_rate(answer.text)
-        results.append(result | ({"score": marks[index]} if verified else {}))
+        results.append(result | of_text)
+    for result, mark in zip(results, marks, strict=False):  # only tasks with right answers have marks
+        result["score"] = mark
     return results
 
 

@@ -57,6 +57,17 @@ def sentence_chrf(prediction: str, reference: str) -> float:
     return sacrebleu.sentence_chrf(prediction, [reference]).score
 
 
+def score_answers(texts: list[str], references: list[str]) -> list[dict]:
+    """For each answer, what can be said of it by its text and its reference alone, under the keys of examples.jsonl."""
+    rouge = Rouge(keep_in_memory=True).compute(predictions=texts, references=references)
+    return [
+        {kind: values[index] for kind, values in rouge.items()}
+        | {"chrf": sentence_chrf(text, expected), "exact_match": text == expected}
+        | {"repetition_rate": repetition_rate(text)}
+        for index, (text, expected) in enumerate(zip(texts, references, strict=True))
+    ]
+
+
 def repetition_rate(text: str, n: int = 4) -> float:
     """Share of a text's word n-grams that stood in it before (seq-rep-n of Welleck et al. 2020, arXiv 1908.04319)."""
     words = text.split()

@@ -4,9 +4,9 @@
     compare  compare sources, hashes, the report and, by level, what the stages gave when run again
 
 `docker/verify.sh` calls both, and runs the stages between them. By level, each with what stands before it:
-hashes (hashes, locks and sources), report (metrics from the examples, report and documents from the JSON), eval (the splits built again,
-and the shipped adapter evaluated on them), full (everything run again). Prints each difference with what was expected, what was
-found and the tolerance; exits 3 if there is any.
+hashes (hashes, locks and sources), report (scores from the answers, metrics from those, report and documents from the JSON),
+eval (the splits built again, and the shipped adapter evaluated on them), full (everything run again). Prints each difference with
+what was expected, what was found and the tolerance; exits 3 if there is any.
 
 Run as: python -m lorabundle.verify unpack|compare --archive FILE --level hashes|report|eval|full
 """
@@ -28,9 +28,10 @@ from lorabundle.config import Config, load_config
 from lorabundle.differences import Difference, compare, compare_metrics
 from lorabundle.errors import LorabundleError
 from lorabundle.evidence import STAGES
+from lorabundle.metrics import score_answers
 from lorabundle.results import LISTING, listing_of, paths
 from lorabundle.submission import SUMS
-from lorabundle.summary import summarise
+from lorabundle.summary import MODELS, summarise
 
 LEVELS = ("hashes", "report", "eval", "full")
 FOLDER = Path("outputs/.verify")  # a run's name cannot begin with a dot
@@ -38,7 +39,7 @@ SHIPPED, RERUN = FOLDER / "shipped", FOLDER / "rerun"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)", re.DOTALL)
 SPLIT = re.compile(rf"{config.PROCESSED}/({'|'.join(config.SPLITS)})/")
 # What a re-run writes below its folder, so that nothing of the checkout's may be linked there
-WRITTEN = ("outputs", "data", "reports", "archive")
+WRITTEN = ("outputs", "data/models", "data/processed", "reports", "archive")
 # Sums of thousands of floating-point numbers, which numpy adds in an order that depends on the CPU
 SAME_SUM = 1e-9
 
@@ -137,23 +138,51 @@ def check_sources(folder: Path) -> list[Difference]:
     return result
 
 
+def check_values(folder: Path, run: str) -> list[Difference]:
+    """All that follows from other values: scores from answers, metrics from examples, samples from examples.
+
+    And the form of the JSON files: they are as this project writes them, since of a key that stands twice every program may see
+    another value.
+    """
+    with contextlib.chdir(folder):
+        run_config = load_config(Path("outputs", run, "config.yaml"))
+        rows = {path: artifacts.read_jsonl(path, "") for path in sorted(run_config.run_dir.glob("*.jsonl"))}
+        records = run_config.record_path("*")
+        objects = sorted([*run_config.run_dir.glob("*.json"), *records.parent.glob(records.name)])
+        values = {path: artifacts.read_json(path, "") for path in objects}
+        made = {path: artifacts.to_json(value) for path, value in values.items()}
+        made |= {path: "".join(map(artifacts.to_jsonl, lines)) for path, lines in rows.items()}
+        result = [
+            Difference(f"{path}, written again", sha256_bytes(text.encode()), sha256_file(path))
+            for path, text in made.items()
+            if path.read_bytes() != text.encode()
+        ]
+    metrics, manifest = (values[run_config.run_dir / name] for name in ("metrics.json", "manifest.json"))
+    examples, samples = (rows[run_config.run_dir / name] for name in ("examples.jsonl", "samples.jsonl"))
+    references = [example["reference"] for example in examples]
+    for model in MODELS:
+        answers = [example[model] for example in examples]
+        for example, scores in zip(examples, score_answers([a["text"] for a in answers], references), strict=True):
+            found = {key: example[model][key] for key in scores}
+            result += compare(f"examples.jsonl, {example['id']}.{model}", scores, found, relative=SAME_SUM)
+    facts = {"schema": 1, "run": run_config.run, "seed": run_config.seed}
+    facts |= {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
+    facts |= {key: metrics[key] for key in ("warnings", "baselines")}  # these take the splits and the model
+    result += compare("metrics.json", facts | summarise(examples, run_config.seed), metrics, relative=SAME_SUM)
+    by_id = {example["id"]: example for example in examples}
+    for row in samples:
+        texts = {model: by_id[row["id"]][model]["text"] for model in MODELS}
+        result += compare(f"samples.jsonl, {row['id']}", texts, {model: row[model] for model in texts})
+    say(f"report: scores and metrics computed from the answers to {len(examples)} examples")
+    return result
+
+
 def check_report(folder: Path, run: str) -> list[Difference]:
-    """The metrics against the examples that they are computed from, and the report against the JSON that it shows."""
+    """The report against the JSON that it shows."""
+    result = []
     with contextlib.chdir(folder):
         run_config = load_config(Path("outputs", run, "config.yaml"))
         results = document.load(run_config)
-        examples = artifacts.read_jsonl(run_config.run_dir / "examples.jsonl", "")
-        metrics = artifacts.read_json(run_config.run_dir / "metrics.json", "")
-        summary = summarise(examples, run_config.seed)
-        manifest = artifacts.read_json(run_config.run_dir / "manifest.json", "")
-        facts = {"schema": 1, "run": run_config.run, "seed": run_config.seed}
-        facts |= {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
-        measured = {key: metrics[key] for key in ("warnings", "baselines")}  # these take the splits and the model
-        result = compare("metrics.json", facts | measured | summary, metrics, relative=SAME_SUM)
-        by_id = {example["id"]: example for example in examples}
-        for row in artifacts.read_jsonl(run_config.run_dir / "samples.jsonl", ""):
-            texts = {model: by_id[row["id"]][model]["text"] for model in ("base", "finetuned")}
-            result += compare(f"samples.jsonl, {row['id']}", texts, {model: row[model] for model in texts})
         listing = run_config.run_dir / LISTING
         files = document.files(run_config, results, sha256_file(listing))
         for name, content in files.items():
@@ -168,7 +197,7 @@ def check_report(folder: Path, run: str) -> list[Difference]:
         text = listing_of(splits | artifacts.hash_paths(shipped), document.upper_part(run_config, results))
         if listing.read_text(encoding="utf-8") != text:
             result.append(Difference(f"{LISTING}, made again", sha256_bytes(text.encode()), sha256_file(listing)))
-    say(f"report: metrics computed from {len(examples)} examples; {len(files)} files rendered")
+    say(f"report: {len(files)} files rendered")
     return result
 
 
@@ -200,7 +229,11 @@ def lay_out(run: str, level: str) -> None:
     (RERUN / "data").mkdir()
     shutil.copyfile(SHIPPED / run_dir / "config.yaml", RERUN / "config.yaml")
     run_config = load_config(RERUN / "config.yaml")
-    own = [name for name in (run_config.data.source, run_config.model.path) if Path(name).parts[0] not in WRITTEN]
+    own = [
+        name
+        for name in (run_config.data.source, run_config.model.path)
+        if not any(Path(name).is_relative_to(folder) for folder in WRITTEN)
+    ]
     for name in ("docker", "data/raw", *own):
         target = RERUN / name
         if is_plain(name) and Path(name).exists() and not target.exists():
@@ -267,6 +300,7 @@ def compare_all(archive: Path, level: str) -> list[Difference]:
         ("hashes", lambda: check_files(SHIPPED)),
         ("hashes", lambda: check_statements(SHIPPED, run)),
         ("hashes", lambda: check_sources(SHIPPED)),
+        ("report", lambda: check_values(SHIPPED, run)),
         ("report", lambda: check_report(SHIPPED, run)),
         ("report", lambda: check_documents(SHIPPED, run)),
         ("eval", lambda: check_rerun(run, level)),

@@ -144,6 +144,13 @@ def test_repeated_key_is_an_error(workspace):
         load_config(Path("twice.yaml"))
 
 
+def test_aliases_are_refused(workspace):
+    """Ten lines of them can stand for a list of billions."""
+    Path("bomb.yaml").write_text("a: &a [x, x]\nb: &b [*a, *a]\n")
+    with pytest.raises(ConfigError, match=r"bomb\.yaml:2 is not valid YAML: \*a is an alias; write the value out"):
+        load_config(Path("bomb.yaml"))
+
+
 def test_key_that_is_no_name(workspace):
     Path("odd.yaml").write_text("? [run, seed]\n: 1\n")
     with pytest.raises(ConfigError, match=r"odd\.yaml:1 is not valid YAML: a key must be a name"):

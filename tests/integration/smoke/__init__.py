@@ -1,0 +1,1 @@
+"""Tests that look at one finished smoke run on the default model."""

@@ -43,7 +43,7 @@ REVISION := $(filter-out null,$(call setting,data,revision))
 DATASET := $(if $(REVISION),data/raw/datasets/$(subst /,--,$(call setting,data,source))-$(shell echo $(REVISION) | tr -d "\"'" | cut -c1-8)/provenance.json)
 LOCAL := $(if $(filter local,$(call setting,model,source)),$(wildcard $(call setting,model,path)/*))
 # What the submission packs of the project itself
-SOURCE := $(shell find Makefile README.md LICENSE CONTRIBUTING.md pyproject.toml config docker src tests .ci -type f \
+SOURCE := $(shell find Makefile README.md LICENSE CONTRIBUTING.md pyproject.toml config docker reports/reference src tests .ci -type f \
 	-not -name '.*' -not -name '*.pyc' -not -path '*/wheels/*' 2>/dev/null)
 STAGES := $(RUN)/stages
 SECTIONS := $(RUN)/.sections
@@ -207,7 +207,7 @@ $(STAGES)/evaluate.json: $(call code,evaluate diagnosis fused intervals locks me
 		$(call section,seed numerics model data evaluate) $(STAGES)/train.json $(call missing,$(RUN)/metrics.json $(RUN)/examples.jsonl)
 	@$(call stage,evaluate)
 
-$(STAGES)/sample.json: $(call code,sample) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
+$(STAGES)/sample.json: $(call code,sample picks) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
 	@$(call stage,sample)
 
 $(STAGES)/report.json: $(call code,report blocks colophon dataview document fields figures render results view) \

@@ -2,7 +2,7 @@
 # Check a submission (lorabundle.verify says how): verify.sh ARCHIVE LEVEL [SIGN_KEY]
 # What lies beside the archive is checked first: ARCHIVE.sha256, and the signature ARCHIVE.sig, which must be SIGN_KEY's if a public
 # key is named. The archive is then copied into outputs/, where a container can read it, and stages run again in
-# outputs/.verify/rerun. Exit code 3: differences.
+# outputs/.verify/eval or full. Exit code 3: differences.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 archive=$1 level=$2 key=${3:-}
@@ -54,16 +54,29 @@ rm -rf outputs/.verify
 mkdir -p outputs/.verify
 mv "$kept" $copy
 
+# again LEVEL STAGE ...: run stages in the folder that was laid out for the level
+again() {
+    local folder=outputs/.verify/$1 stage
+    for stage in "${@:2}"; do
+        echo "[verify] running $stage again"
+        if [ "$stage" = fetch ]; then export NETWORK=1; else unset NETWORK; fi
+        NUMERICS=$(sed -n 's/^numerics: *//p' "$folder/config.yaml") \
+            docker/run.sh env -C "$folder" python -m "lorabundle.$stage" --config config.yaml || {
+            local status=$?
+            echo "[verify] NOT VERIFIED: $stage failed when it ran again, as said above (level $level)"
+            exit $status
+        }
+    done
+}
+
+docker/run.sh python -m lorabundle.verify check --archive $copy --level "$level"
 case $level in
-    eval) stages="fetch preprocess evaluate" ;;
-    full) stages="fetch preprocess train evaluate sample report" ;;
-    *) stages="" ;;
+    eval) again eval fetch preprocess evaluate ;;
+    full)
+        again full fetch preprocess train evaluate sample report
+        # Trained to other bytes: then the shipped adapter is evaluated too
+        cmp --quiet outputs/.verify/{shipped,full}/outputs/*/adapter/adapter_model.safetensors || again eval fetch preprocess evaluate
+        ;;
+    *) exit 0 ;;
 esac
-if [ -n "$stages" ]; then docker/run.sh python -m lorabundle.verify unpack --archive $copy --level "$level"; fi
-for stage in $stages; do
-    echo "[verify] running $stage again"
-    if [ "$stage" = fetch ]; then export NETWORK=1; else unset NETWORK; fi
-    NUMERICS=$(sed -n 's/^numerics: *//p' outputs/.verify/rerun/config.yaml) \
-        docker/run.sh env -C outputs/.verify/rerun python -m "lorabundle.$stage" --config config.yaml
-done
 docker/run.sh python -m lorabundle.verify compare --archive $copy --level "$level"

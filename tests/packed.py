@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import stat
 import tarfile
 from pathlib import Path
 
@@ -121,8 +122,9 @@ def contents(archive: Path) -> dict[str, bytes]:
 
 
 def write_tarball(archive: Path, files: dict[str, bytes]) -> None:
-    """Write files as the submission of the smoke run."""
-    archive.write_bytes(gzip.compress(make_tar(files, set(), "submission-smoke"), compresslevel=1))
+    """Write files as the submission of the smoke run; programs are those that are programs here."""
+    programs = {name for name in files if Path(name).is_file() and Path(name).stat().st_mode & stat.S_IXUSR}
+    archive.write_bytes(gzip.compress(make_tar(files, programs, "submission-smoke"), compresslevel=1, mtime=0))
 
 
 def flipped(data: bytes, position: int) -> bytes:

@@ -43,7 +43,7 @@ def origins(run: str) -> list[Table | Paragraph]:
         "Samples": ("samples.jsonl", "sample"),
         "Data card, histograms of lengths": ("manifest.json", "preprocess"),
         "Base model": ("provenance.json", "fetch"),
-        "Settings": ("config.yaml", "every stage"),
+        "Settings": ("config.yaml", "config"),
         "Machine and software": ("environment.json", "train"),
         "Time and memory": ("stages/<stage>.json", "every stage"),
     }

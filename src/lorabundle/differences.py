@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from lorabundle.tolerances import TOLERANCES, allowed
+from lorabundle.tolerances import TOLERANCES, allowed, allowed_nats
 
 MEASURED = ("models", "delta", "kinds")
 DERIVED = ("perplexity", "correct")
@@ -31,7 +31,10 @@ def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> lis
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         parts = [(f"{where}.{index}", *pair) for index, pair in enumerate(zip(expected, found, strict=True))]
     elif _number(expected) and _number(found):
-        same = math.isclose(expected, found, rel_tol=relative, abs_tol=relative)
+        least = (
+            0.0 if where.endswith("p_value") else relative
+        )  # sums may cancel to nearly 0; a p-value just is that small
+        same = math.isclose(expected, found, rel_tol=relative, abs_tol=least)
         return (
             [] if same else [Difference(where, expected, found, f"{relative:g} of it" if relative else "none: equal")]
         )
@@ -50,6 +53,25 @@ def compare_metrics(expected: dict, found: dict) -> list[Difference]:
     result = compare("metrics.json", *rest)
     for key in MEASURED:
         result += _within(f"metrics.json.{key}", expected[key], found[key], expected["models"]["base"]["examples"])
+    return result
+
+
+def compare_examples(expected: list[dict], found: list[dict]) -> list[Difference]:
+    """Differences of two `examples.jsonl` of runs with fast numerics, on machines that may differ.
+
+    What follows from the splits is equal; the nats of an example may differ as `tolerances` has it. Answers may be others, and their
+    scores with them: these are compared as means, in the metrics.
+    """
+    facts = ("id", "group", "kind", "prompt", "reference", "tokens")
+    result = compare(
+        "examples.jsonl", *([{key: row[key] for key in facts} for row in rows] for rows in (expected, found))
+    )
+    for one, other in [] if result else zip(expected, found, strict=True):
+        tolerance = allowed_nats(one["tokens"])
+        for model in ("base", "finetuned"):
+            nats = one[model]["nats"], other[model]["nats"]
+            if not abs(nats[0] - nats[1]) <= tolerance:
+                result.append(Difference(f"examples.jsonl, {one['id']}.{model}.nats", *nats, f"{tolerance:.4g}"))
     return result
 
 

@@ -146,7 +146,7 @@ def available_bytes() -> int:
 def cheaper(config: Config) -> Iterator[tuple[str, Config]]:
     """Changes that save memory, the least costly first: each with the setting to write, and the config it gives.
 
-    Fewer tokens a pass and gradient checkpointing cost time and change no result; the dtype and a 4-bit base do.
+    Fewer tokens a pass and gradient checkpointing cost time and change results by rounding alone; the dtype and a 4-bit base do.
     """
     fewer = [size for size in STEPS if size < config.train.max_tokens]
     for size in fewer:

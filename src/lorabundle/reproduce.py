@@ -28,7 +28,10 @@ def document(evidence: Evidence) -> str:
             (name, record.number("seconds", "{:,.1f}"), record.number("peak_rss_bytes", "{:.2f}", 1e-9))
             for name, record in evidence.records.items()
         ],
-        minutes={"eval": _minutes(evidence, "evaluate"), "full": _minutes(evidence, *evidence.records)},
+        minutes={
+            "eval": _minutes(evidence, "fetch", "preprocess", "evaluate"),
+            "full": _minutes(evidence, *evidence.records),
+        },
         own=own_files(evidence),
         inputs=_inputs(evidence),
         build_type=BUILD_TYPE,

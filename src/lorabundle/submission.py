@@ -22,6 +22,7 @@ SOURCE = (
     "pyproject.toml",
     "config",
     "docker",
+    "reports/reference",
     "src",
     "tests",
     ".ci",
@@ -42,6 +43,7 @@ RUN_FILES = [
     "stages",
 ]
 OPTIONAL = ["quarantine.jsonl"]  # there only if rows could not be used
+DOCUMENTS = {module.NAME for module in (checklist, crate, licences, provenance, reproduce, sbom)}
 
 
 def source_files(root: Path) -> list[Path]:
@@ -88,7 +90,7 @@ def documents(run_evidence: Evidence) -> dict[str, bytes]:
 
 
 def contents(run_config: Config, taken: list[Path]) -> dict[str, bytes]:
-    """Every file of the submission, by its path in it: those that are taken as they are, the documents, and `SHA256SUMS`.
+    """Every file of the submission, sorted by its path in it: those taken as they are, the documents, and `SHA256SUMS`.
 
     Raises:
         MissingInputError: a stage has not completed.
@@ -98,4 +100,4 @@ def contents(run_config: Config, taken: list[Path]) -> dict[str, bytes]:
     made = documents(evidence.load(run_config, taken))
     found = dict(sorted(({file.as_posix(): file.read_bytes() for file in taken} | made).items()))
     sums = "".join(f"{sha256_bytes(data)}  {name}\n" for name, data in found.items())
-    return found | {SUMS: sums.encode()}
+    return dict(sorted((found | {SUMS: sums.encode()}).items()))

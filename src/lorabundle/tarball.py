@@ -1,7 +1,7 @@
 """The submission's tarball: made byte for byte from its files, and unpacked only if it is exactly what would be made of them.
 
-So nothing can stand in it that is not a file's name or content: no link, owner, time, mode, device or extended header, and nothing
-between or behind its entries. tarfile's own extraction is not used.
+So nothing can stand in it that is not a file's name or content, or says that a file is a program: no link, owner, time, device or
+extended header, and nothing between or behind the entries, which are sorted. tarfile's own extraction is not used.
 """
 
 import gzip
@@ -23,16 +23,16 @@ MTIME = 0  # 1970-01-01, for every entry
 
 
 def make_tar(contents: dict[str, bytes], executable: set[str], top: str) -> bytes:
-    """A tar of files below the folder `top`, byte for byte a function of the arguments.
+    """A tar of files below the folder `top`, sorted, byte for byte a function of the arguments.
 
     Args:
-        contents: of each file, by its path, in the order of the entries.
+        contents: of each file, by its path.
         executable: paths of those that are programs.
         top: name of the folder.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in contents.items():
+        for name, data in sorted(contents.items()):
             entry = tarfile.TarInfo(f"{top}/{name}")
             entry.size, entry.mtime, entry.mode = len(data), MTIME, 0o755 if name in executable else 0o644
             tar.addfile(entry, io.BytesIO(data))
@@ -65,7 +65,6 @@ def unpack(archive: Path, folder: Path) -> str:
             )
     except (
         tarfile.TarError,
-        gzip.BadGzipFile,
         zlib.error,
         EOFError,
         ValueError,
@@ -80,14 +79,20 @@ def unpack(archive: Path, folder: Path) -> str:
         with artifacts.writable(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
+            target.chmod(0o755 if name in executable else 0o644)
     return TOP.fullmatch(top)[1]
 
 
 def _decompressed(archive: Path) -> bytes:
-    with gzip.open(archive) as file:
-        tar = file.read(MAX_BYTES + 1)
+    """The tar, if it is all that the gzip file holds. Of gzip's header only the two bytes that tell of the compressor are free."""
+    data, stream = archive.read_bytes(), zlib.decompressobj(wbits=31)
+    tar = stream.decompress(data, MAX_BYTES + 1)
     if len(tar) > MAX_BYTES:
         raise tarfile.ReadError(f"it is larger than {MAX_BYTES} bytes when decompressed")
+    if not stream.eof:
+        raise EOFError("its end is missing")
+    if stream.unused_data or data[3:8] != bytes(5):
+        raise tarfile.ReadError("its gzip file has a name or a time, or something behind its end")
     return tar
 
 

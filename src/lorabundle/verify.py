@@ -1,22 +1,25 @@
 """Check a submission from its tarball alone, with this checkout's code; nothing that it holds is executed.
 
-    unpack   unpack it safely, check every hash, and lay out a folder in which the stages can run again
-    compare  compare sources, hashes, the report and, by level, what the stages gave when run again
+    check    unpack it safely and check all that needs no stage; lay out folders in which the stages can run again
+    compare  compare with what the stages gave when run again
 
 `docker/verify.sh` calls both, and runs the stages between them. By level, each with what stands before it:
 hashes (hashes, locks and sources), report (scores from the answers, metrics from those, report and documents from the JSON),
-eval (the splits built again, and the shipped adapter evaluated on them), full (everything run again). Prints each difference with
-what was expected, what was found and the tolerance; exits 3 if there is any.
+eval (the splits built again, and the shipped adapter evaluated on them), full (everything run again, and the shipped adapter
+evaluated too if training gave another). Prints each difference with what was expected, what was found and the tolerance; exits 3 if
+there is any.
 
-Run as: python -m lorabundle.verify unpack|compare --archive FILE --level hashes|report|eval|full
+Run as: python -m lorabundle.verify check|compare --archive FILE --level hashes|report|eval|full
 """
 
 import argparse
 import contextlib
+import filecmp
 import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -25,17 +28,20 @@ from pathlib import Path
 from lorabundle import artifacts, config, document, submission, tarball
 from lorabundle.artifacts import sha256_bytes, sha256_file
 from lorabundle.config import Config, load_config
-from lorabundle.differences import Difference, compare, compare_metrics
+from lorabundle.differences import Difference, compare, compare_examples, compare_metrics
 from lorabundle.errors import LorabundleError
 from lorabundle.evidence import STAGES
 from lorabundle.metrics import score_answers
+from lorabundle.picks import samples
 from lorabundle.results import LISTING, listing_of, paths
-from lorabundle.submission import SUMS
+from lorabundle.submission import DOCUMENTS, SUMS
 from lorabundle.summary import MODELS, summarise
 
 LEVELS = ("hashes", "report", "eval", "full")
 FOLDER = Path("outputs/.verify")  # a run's name cannot begin with a dot
-SHIPPED, RERUN = FOLDER / "shipped", FOLDER / "rerun"
+SHIPPED = FOLDER / "shipped"
+RERUN = {level: FOLDER / level for level in ("eval", "full")}  # where the stages run again
+ADAPTER = "adapter/adapter_model.safetensors"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)", re.DOTALL)
 SPLIT = re.compile(rf"{config.PROCESSED}/({'|'.join(config.SPLITS)})/")
 # What a re-run writes below its folder, so that nothing of the checkout's may be linked there
@@ -104,14 +110,15 @@ def check_statements(folder: Path, run: str) -> list[Difference]:
 
 
 def _unrecorded(folder: Path, run: str, outputs: set[str]) -> list[Difference]:
-    """Results that no record has among its outputs, and outputs that are not there."""
+    """Files beside source and documents that no record has among its outputs, and outputs that are not there."""
     run_dir = f"outputs/{run}"
     places = (f"{run_dir}/", "reports/")
+    known = {SUMS} | DOCUMENTS | {path.as_posix() for path in submission.source_files(folder)}
     own = {f"{run_dir}/config.yaml"} | {
         f"{run_dir}/{name}" for stage in STAGES for name in (f"stages/{stage}.json", f"logs/{stage}.log")
     }
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    found = {path for path in paths if path.startswith(places)}
+    found = {path for path in paths if path not in known}
     expected = own | {path for path in outputs if path.startswith(places) and "/checkpoints/" not in path}
     return [
         Difference(
@@ -127,14 +134,22 @@ def is_plain(path: str) -> bool:
 
 
 def check_sources(folder: Path) -> list[Difference]:
-    """Code, configs and locks against this checkout's."""
+    """Code, configs and locks against this checkout's, and which files are programs."""
     shipped, own = ({path.as_posix() for path in submission.source_files(root)} for root in (folder, Path()))
+    all_shipped = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    programs = [
+        {name for name in names if (root / name).stat().st_mode & stat.S_IXUSR}
+        for root, names in ((Path(), own), (folder, all_shipped))
+    ]
     say(f"sources: {len(shipped | own)} files beside this checkout's")
     result = []
     for name in sorted(shipped | own):
         digests = [sha256_file(root / name) if (root / name).is_file() else "no such file" for root in (Path(), folder)]
         if digests[0] != digests[1]:
             result.append(Difference(f"{name}, of this checkout and of the archive", *digests))
+    for name in sorted(programs[0] ^ programs[1]):
+        modes = ["a program" if name in names else "no program" for names in programs]
+        result.append(Difference(f"{name}, of this checkout and of the archive", *modes))
     return result
 
 
@@ -158,7 +173,7 @@ def check_values(folder: Path, run: str) -> list[Difference]:
             if path.read_bytes() != text.encode()
         ]
     metrics, manifest = (values[run_config.run_dir / name] for name in ("metrics.json", "manifest.json"))
-    examples, samples = (rows[run_config.run_dir / name] for name in ("examples.jsonl", "samples.jsonl"))
+    examples, shown = (rows[run_config.run_dir / name] for name in ("examples.jsonl", "samples.jsonl"))
     references = [example["reference"] for example in examples]
     for model in MODELS:
         answers = [example[model] for example in examples]
@@ -169,10 +184,7 @@ def check_values(folder: Path, run: str) -> list[Difference]:
     facts |= {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
     facts |= {key: metrics[key] for key in ("warnings", "baselines")}  # these take the splits and the model
     result += compare("metrics.json", facts | summarise(examples, run_config.seed), metrics, relative=SAME_SUM)
-    by_id = {example["id"]: example for example in examples}
-    for row in samples:
-        texts = {model: by_id[row["id"]][model]["text"] for model in MODELS}
-        result += compare(f"samples.jsonl, {row['id']}", texts, {model: row[model] for model in texts})
+    result += compare("samples.jsonl", samples(examples, run_config.sample.num_prompts), shown, relative=SAME_SUM)
     say(f"report: scores and metrics computed from the answers to {len(examples)} examples")
     return result
 
@@ -219,46 +231,50 @@ def check_documents(folder: Path, run: str) -> list[Difference]:
 
 
 def lay_out(run: str, level: str) -> None:
-    """Make `RERUN`, in which the stages run again: the run's config, and links to what it reads of this checkout.
+    """Make a folder in which the stages run again: the run's config, and links to what it reads of this checkout.
 
     Evaluation alone is given the shipped adapter, and the record of its training that it is checked against.
     """
-    shutil.rmtree(RERUN, ignore_errors=True)
-    run_dir = Path("outputs", run)
-    (RERUN / run_dir / "stages").mkdir(parents=True)
-    (RERUN / "data").mkdir()
-    shutil.copyfile(SHIPPED / run_dir / "config.yaml", RERUN / "config.yaml")
-    run_config = load_config(RERUN / "config.yaml")
+    rerun, run_dir = RERUN[level], Path("outputs", run)
+    shutil.rmtree(rerun, ignore_errors=True)
+    (rerun / run_dir / "stages").mkdir(parents=True)
+    (rerun / "data").mkdir()
+    shutil.copyfile(SHIPPED / run_dir / "config.yaml", rerun / "config.yaml")
+    run_config = load_config(rerun / "config.yaml")
     own = [
         name
         for name in (run_config.data.source, run_config.model.path)
         if not any(Path(name).is_relative_to(folder) for folder in WRITTEN)
     ]
     for name in ("docker", "data/raw", *own):
-        target = RERUN / name
+        target = rerun / name
         if is_plain(name) and Path(name).exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(os.path.relpath(name, target.parent))
     if level == "eval":
-        shutil.copytree(SHIPPED / run_dir / "adapter", RERUN / run_dir / "adapter")
-        shutil.copyfile(SHIPPED / run_dir / "stages/train.json", RERUN / run_dir / "stages/train.json")
+        shutil.copytree(SHIPPED / run_dir / "adapter", rerun / run_dir / "adapter")
+        shutil.copyfile(SHIPPED / run_dir / "stages/train.json", rerun / run_dir / "stages/train.json")
 
 
 def check_rerun(run: str, level: str) -> list[Difference]:
     """What the stages gave when they ran again, against what was shipped: exactly with portable numerics, else within tolerances."""
-    shipped, found = (root / "outputs" / run for root in (SHIPPED, RERUN))
+    shipped, found = (root / "outputs" / run for root in (SHIPPED, RERUN[level]))
     run_config: Config = load_config(shipped / "config.yaml")
 
     def both(name: str) -> list[dict]:
         return [artifacts.read_json(folder / name, "") for folder in (shipped, found)]
 
-    result = compare("manifest.json", *both("manifest.json"))
+    result = [
+        difference
+        for name in ("provenance.json", "manifest.json")  # the model and the splits, which no machine makes otherwise
+        for difference in compare(name, *both(name))
+    ]
     metrics = both("metrics.json")
     names = ("metrics.json", "examples.jsonl")
     if level == "full":
-        names += (LISTING, "adapter/adapter_model.safetensors", "samples.jsonl")
+        names += (LISTING, ADAPTER, "samples.jsonl")
     same = [name for name in names if sha256_file(shipped / name) == sha256_file(found / name)]
-    say(f"rerun: equal to the byte: {', '.join(same) or 'none'}")
+    say(f"{level}: equal to the byte: {', '.join(same) or 'none'}")
     if run_config.numerics == "portable":
         result += compare("metrics.json", *metrics)
         listings = [read_sums(folder / LISTING) for folder in (shipped, found)] if level == "full" else [{}, {}]
@@ -269,19 +285,13 @@ def check_rerun(run: str, level: str) -> list[Difference]:
             )
     else:
         result += compare_metrics(*metrics)
+        result += compare_examples(
+            *(artifacts.read_jsonl(folder / "examples.jsonl", "") for folder in (shipped, found))
+        )
     for name in ("base", "finetuned"):
         losses = [values["models"][name]["loss"] for values in metrics]
-        say("rerun: test loss, {}: {:.6f} shipped, {:.6f} found".format(name, *losses))
+        say("{}: test loss, {}: {:.6f} shipped, {:.6f} found".format(level, name, *losses))
     return result
-
-
-def unpack(archive: Path, level: str) -> list[Difference]:
-    """Unpack into `SHIPPED`. With files that are all as listed, lay out what is needed to run the stages again."""
-    run = tarball.unpack(archive, SHIPPED)
-    differences = check_files(SHIPPED)
-    if level in ("eval", "full") and not differences:
-        differences = _attempt("eval", lambda: lay_out(run, level) or [])
-    return differences
 
 
 def _attempt(level: str, check: Callable[[], list[Difference]]) -> list[Difference]:
@@ -293,8 +303,8 @@ def _attempt(level: str, check: Callable[[], list[Difference]]) -> list[Differen
         return [Difference(level, "files that can be read", found)]
 
 
-def compare_all(archive: Path, level: str) -> list[Difference]:
-    """All that the level asks for. A file that cannot be read or parsed ends the check that needs it, as a difference."""
+def check_all(archive: Path, level: str) -> list[Difference]:
+    """All that the level asks for before a stage runs. Without differences, what is needed to run the stages is laid out."""
     run = tarball.unpack(archive, SHIPPED)
     checks = [
         ("hashes", lambda: check_files(SHIPPED)),
@@ -303,12 +313,24 @@ def compare_all(archive: Path, level: str) -> list[Difference]:
         ("report", lambda: check_values(SHIPPED, run)),
         ("report", lambda: check_report(SHIPPED, run)),
         ("report", lambda: check_documents(SHIPPED, run)),
-        ("eval", lambda: check_rerun(run, level)),
     ]
     differences = []
     for least, check in checks:
         if LEVELS.index(level) >= LEVELS.index(least):
             differences += _attempt(least, check)
+    for place in RERUN:
+        if not differences and LEVELS.index(level) >= LEVELS.index(place):
+            differences += _attempt(place, lambda place=place: lay_out(run, place) or [])
+    return differences
+
+
+def compare_all(archive: Path, level: str) -> list[Difference]:
+    """What the stages gave when they ran again. If training gave another adapter, the shipped one must give its metrics too."""
+    run = tarball.unpack(archive, SHIPPED)
+    differences = _attempt(level, lambda: check_rerun(run, level))
+    adapters = [root / "outputs" / run / ADAPTER for root in (SHIPPED, RERUN["full"])]
+    if level == "full" and not (adapters[1].is_file() and filecmp.cmp(*adapters, shallow=False)):
+        differences += _attempt("eval", lambda: check_rerun(run, "eval"))
     return differences
 
 
@@ -317,19 +339,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lorabundle.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["unpack", "compare"])
+    parser.add_argument("action", choices=["check", "compare"])
     parser.add_argument("--archive", type=Path, required=True, help="the tarball")
     parser.add_argument("--level", choices=LEVELS, required=True)
     arguments = parser.parse_args(argv)
     try:
         artifacts.require(arguments.archive, "Name a submission: make verify ARCHIVE=archive/submission-<run>.tar.gz.")
-        differences = {"unpack": unpack, "compare": compare_all}[arguments.action](arguments.archive, arguments.level)
+        differences = {"check": check_all, "compare": compare_all}[arguments.action](arguments.archive, arguments.level)
     except LorabundleError as error:
         print(f"verify: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     for difference in differences:
         say(f"DIFFERENCE {difference}")
-    if arguments.action == "compare" or differences:
+    if differences or arguments.action == "compare" or arguments.level not in RERUN:
         count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
         say(f"{'DIFFERENT' if differences else 'VERIFIED'}: {count} (level {arguments.level})")
     return 3 if differences else 0

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from lorabundle.differences import compare, compare_metrics
-from lorabundle.tolerances import TOLERANCES, allowed
-from tests.finished import metrics
+from lorabundle.differences import compare, compare_examples, compare_metrics
+from lorabundle.tolerances import NATS, TOLERANCES, allowed
+from tests.finished import examples, metrics
 
 
 def lines(differences) -> list[str]:
@@ -38,6 +38,31 @@ def test_relative_tolerance_is_of_the_number():
     assert lines(compare("a", 1000.0, 1001.0, relative=1e-9)) == [
         "a: expected 1000.0, found 1001.0, tolerance 1e-09 of it"
     ]
+
+
+def test_small_p_values_are_told_apart():
+    assert compare("sign_test", {"p_value": 1e-60}, {"p_value": 1e-60 * (1 + 1e-12)}, relative=1e-9) == []
+    assert len(compare("sign_test", {"p_value": 1e-60}, {"p_value": 1e-300}, relative=1e-9)) == 1
+
+
+def test_examples_may_differ_in_answers_and_a_little_in_loss():
+    """Over 10 tokens by the root of 10 times the table's value."""
+    found = examples()
+    found[0]["base"] |= {"text": "another", "rougeL": 0.5, "nats": 20.0 + 3.1 * NATS}
+    assert compare_examples(examples(), found) == []
+    found[0]["base"]["nats"] = 20.0 + 3.2 * NATS
+    (line,) = lines(compare_examples(examples(), found))
+    assert line.startswith("examples.jsonl, e1.base.nats: expected 20.0, found 22.0")
+    assert line.endswith(f"tolerance {NATS * 10**0.5:.4g}")
+
+
+@pytest.mark.parametrize("key", ["id", "group", "kind", "prompt", "reference", "tokens"])
+def test_examples_are_those_of_the_split(key):
+    found = examples()
+    found[1][key] = "another"
+    (difference,) = compare_examples(examples(), found)
+    assert difference.where == f"examples.jsonl.1.{key}"
+    assert len(compare_examples(examples(), examples()[:3])) == 1
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def write(path: Path, *entries: tarfile.TarInfo, behind: bytes = b"") -> Path:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for one in entries:
             tar.addfile(one, io.BytesIO(bytes(one.size)))
-    path.write_bytes(gzip.compress(buffer.getvalue() + behind))
+    path.write_bytes(gzip.compress(buffer.getvalue() + behind, mtime=0))
     return path
 
 
@@ -100,7 +100,7 @@ def test_broken_headers_are_refused(tmp_path):
     for size in (b"-0000000001\0", b"zzzzzzzzzzz\0"):
         header[124:136], header[148:156] = size, b" " * 8
         header[148:156] = b"%06o\0 " % sum(header)
-        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(header) + bytes(1024)))
+        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(header) + bytes(1024), mtime=0))
         with pytest.raises(UnsafeArchiveError):
             unpack(tmp_path / "a.tar.gz", tmp_path / "folder")
 
@@ -120,10 +120,30 @@ def test_content_behind_the_last_entry_is_refused(tmp_path):
 
 
 def test_every_flipped_byte_of_the_compressed_stream_is_noticed(tmp_path):
-    """But for gzip's own header, which holds no content: time, flags and system of the packing."""
+    """But for the two bytes of gzip's header that tell of the program that packed it."""
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", size=2000), entry("submission-tiny/second"))
     data = archive.read_bytes()
-    for position in range(10, len(data)):
+    for position in {*range(len(data))} - {8, 9}:
         archive.write_bytes(data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
         with pytest.raises(UnsafeArchiveError):
             unpack(archive, tmp_path / "folder")
+
+
+def test_files_in_another_order_are_refused(tmp_path):
+    archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/second"), entry("submission-tiny/first"))
+    with pytest.raises(UnsafeArchiveError, match="something beside their names and contents"):
+        unpack(archive, tmp_path / "folder")
+
+
+def test_content_behind_the_gzip_stream_is_refused(tmp_path):
+    archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"))
+    for behind in (b"more", bytes(512), gzip.compress(b"", mtime=0)):
+        (tmp_path / "b.tar.gz").write_bytes(archive.read_bytes() + behind)
+        with pytest.raises(UnsafeArchiveError, match="something behind its end"):
+            unpack(tmp_path / "b.tar.gz", tmp_path / "folder")
+
+
+def test_programs_stay_programs(tmp_path):
+    archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"), entry("submission-tiny/run", mode=0o755))
+    unpack(archive, tmp_path / "folder")
+    assert [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "folder").iterdir())] == [0o644, 0o755]

@@ -11,6 +11,7 @@ from lorabundle import archive, config, report, verify
 from lorabundle.artifacts import atomic_write, read_json, sha256_bytes, write_json
 from lorabundle.evidence import STAGES
 from lorabundle.metrics import score_answers
+from lorabundle.picks import samples
 from lorabundle.summary import MODELS, summarise
 from lorabundle.tolerances import allowed
 from tests.finished import examples
@@ -35,6 +36,7 @@ def shipped(packed, finished_project) -> Path:
     facts = {"run": "smoke", "seed": packed.seed}
     facts["dataset"] = {key: files["manifest.json"][key] for key in ("source", "splits")}
     files["examples.jsonl"] = scored(examples())
+    files["samples.jsonl"] = samples(files["examples.jsonl"], packed.sample.num_prompts)
     files["metrics.json"] |= summarise(files["examples.jsonl"], packed.seed) | facts
     write_packed(packed, files)
     for stage in STAGES:
@@ -67,11 +69,11 @@ def repack(files: dict[str, bytes], sums: bool = False) -> None:
 
 def check(level: str = "report") -> list[str]:
     """The differences."""
-    return [str(difference) for difference in verify.compare_all(ARCHIVE, level)]
+    return [str(difference) for difference in verify.check_all(ARCHIVE, level)]
 
 
 def test_an_untouched_archive_has_no_difference(shipped, capsys):
-    assert verify.main(["compare", "--archive", str(ARCHIVE), "--level", "report"]) == 0
+    assert verify.main(["check", "--archive", str(ARCHIVE), "--level", "report"]) == 0
     assert "[verify] VERIFIED: 0 differences (level report)" in capsys.readouterr().out
 
 
@@ -79,11 +81,10 @@ def test_a_changed_archive_has_exit_code_3(shipped, capsys):
     files = contents(shipped)
     logged = sha256_bytes(files["outputs/smoke/logs/train.log"])
     repack(files | {"outputs/smoke/logs/train.log": b""})
-    for action in ("unpack", "compare"):
-        assert verify.main([action, "--archive", str(ARCHIVE), "--level", "hashes"]) == 3
-        said = capsys.readouterr().out
-        assert f"DIFFERENCE outputs/smoke/logs/train.log: expected {logged}, found e3b0c44" in said
-        assert "[verify] DIFFERENT: 1 difference (level hashes)" in said
+    assert verify.main(["check", "--archive", str(ARCHIVE), "--level", "hashes"]) == 3
+    said = capsys.readouterr().out
+    assert f"DIFFERENCE outputs/smoke/logs/train.log: expected {logged}, found e3b0c44" in said
+    assert "[verify] DIFFERENT: 1 difference (level hashes)" in said
 
 
 def test_each_flipped_byte_is_found(shipped):
@@ -157,7 +158,14 @@ def test_removed_added_and_renamed_files_are_found(shipped):
             "outputs/smoke/samples.jsonl",
             b"Fine-tuned e1",
             b"Brilliant e1",
-            "samples.jsonl, e1.finetuned: expected Fine-tuned e1",
+            "samples.jsonl.0.finetuned: expected Fine-tuned e1",
+        ),
+        ("outputs/smoke/samples.jsonl", b"Question e1", b"Question x1", "samples.jsonl.0.prompt.0.content: expected"),
+        (
+            "outputs/smoke/metrics.json",
+            b'"p_value": 0.625',
+            b'"p_value": 0.0',
+            "metrics.json.sign_test.p_value: expected 0.625, found 0.0",
         ),
         ("outputs/smoke/environment.json", b"Linux", b"Other", "reports/results.md, rendered again"),
         ("reports/results.md", b"2.0000", b"3.0000", "reports/results.md, rendered again"),
@@ -217,7 +225,8 @@ def test_an_archive_without_a_config_is_not_laid_out(shipped):
     files = contents(shipped)
     del files["outputs/smoke/config.yaml"]
     repack(files, sums=True)
-    assert [difference.where for difference in verify.unpack(ARCHIVE, "full")] == ["eval"]
+    assert any(line.startswith("outputs/smoke/config.yaml: expected a file") for line in check("full"))
+    assert {path.name for path in verify.FOLDER.iterdir()} == {"shipped"}
 
 
 def test_records_must_agree_about_files_that_are_not_there(shipped):
@@ -250,7 +259,7 @@ def test_paths_that_lead_elsewhere_are_not_followed(shipped, capsys):
     names = ("outputs/smoke/stages/train.json", "outputs/smoke/config.yaml")
     repack(files | dict(zip(names, (json.dumps(record).encode(), changed), strict=True)), sums=True)
     assert not any("/etc/hostname" in line or "../outside" in line for line in check("hashes"))
-    verify.unpack(ARCHIVE, "full")
+    verify.lay_out("smoke", "full")
     assert not (verify.FOLDER / "outside").exists()
     verify.say("a\x1b[2Jb")
     assert capsys.readouterr().out.endswith("[verify] a?[2Jb\n")
@@ -264,24 +273,36 @@ def test_another_checkout_is_told_apart(shipped):
 
 
 def test_no_archive_is_bad_input(workspace, capsys):
-    assert verify.main(["compare", "--archive", "none.tar.gz", "--level", "hashes"]) == 2
+    assert verify.main(["check", "--archive", "none.tar.gz", "--level", "hashes"]) == 2
     assert "none.tar.gz does not exist" in capsys.readouterr().err
 
 
 def test_an_archive_that_is_not_whole_is_a_difference(shipped, capsys):
     ARCHIVE.write_bytes(ARCHIVE.read_bytes()[:-20])
-    assert verify.main(["unpack", "--archive", str(ARCHIVE), "--level", "full"]) == 3
+    assert verify.main(["check", "--archive", str(ARCHIVE), "--level", "full"]) == 3
     assert "cannot be read to its end" in capsys.readouterr().err
 
 
+def test_stages_are_laid_out_only_for_levels_that_run_them(shipped, capsys):
+    for level, folders in [("report", set()), ("eval", {"eval"}), ("full", {"eval", "full"})]:
+        shutil.rmtree(verify.FOLDER, ignore_errors=True)
+        assert verify.main(["check", "--archive", str(ARCHIVE), "--level", level]) == 0
+        assert {path.name for path in verify.FOLDER.iterdir()} == {"shipped"} | folders
+        assert ("VERIFIED" in capsys.readouterr().out) == (level == "report")  # the others are compared first
+    shutil.rmtree(verify.FOLDER)
+    repack(contents(shipped) | {"more.md": b""}, sums=True)
+    assert check("full")
+    assert {path.name for path in verify.FOLDER.iterdir()} == {"shipped"}
+
+
 def test_evaluation_is_laid_out_with_the_adapter_and_training_without(shipped):
-    assert verify.unpack(ARCHIVE, "eval") == []
-    run = verify.RERUN / "outputs/smoke"
-    assert (run / "adapter/adapter_model.safetensors").is_file()
-    assert (verify.RERUN / "docker").samefile("docker")
-    assert verify.unpack(ARCHIVE, "full") == []
-    assert not (run / "adapter").exists()
-    assert (verify.RERUN / "config.yaml").read_bytes() == (verify.SHIPPED / "outputs/smoke/config.yaml").read_bytes()
+    check("full")
+    run = Path("outputs/smoke")
+    assert (verify.RERUN["eval"] / run / verify.ADAPTER).is_file()
+    assert not (verify.RERUN["full"] / run / "adapter").exists()
+    for folder in verify.RERUN.values():
+        assert (folder / "docker").samefile("docker")
+        assert (folder / "config.yaml").read_bytes() == (verify.SHIPPED / run / "config.yaml").read_bytes()
 
 
 def test_data_and_models_of_ones_own_are_laid_out_but_nothing_that_stages_write(shipped):
@@ -297,47 +318,76 @@ def test_data_and_models_of_ones_own_are_laid_out_but_nothing_that_stages_write(
     ]:
         changed = files["outputs/smoke/config.yaml"].replace(wheel, b"source: local\n  path: %s" % model.encode())
         changed = re.sub(rb"source: docstrings(?s:.*?)columns:", b"source: %s\n  columns:" % source.encode(), changed)
-        repack(files | {"outputs/smoke/config.yaml": changed}, sums=True)
-        assert verify.unpack(ARCHIVE, "full") == []
-        laid_out = [name for name in (source, model) if (verify.RERUN / name).exists()]
+        atomic_write(verify.SHIPPED / "outputs/smoke/config.yaml", changed)
+        verify.lay_out("smoke", "full")
+        laid_out = [name for name in (source, model) if (verify.RERUN["full"] / name).exists()]
         assert laid_out == ([source, model] if model == "data/local" else [])
 
 
-def rerun(**changes) -> None:
-    """Stand in for the stages: leave what was shipped, with changes to metrics.json."""
-    verify.unpack(ARCHIVE, "full")
-    shutil.copytree(verify.SHIPPED / "outputs", verify.RERUN / "outputs", dirs_exist_ok=True)
-    path = verify.RERUN / "outputs/smoke/metrics.json"
-    metrics = read_json(path, "")
+def rerun(level: str = "full", adapter: bytes = b"weights", **changes) -> None:
+    """Stand in for the stages: leave what was shipped, with changes to the adapter and to metrics.json."""
+    verify.tarball.unpack(ARCHIVE, verify.SHIPPED)
+    run = verify.RERUN[level] / "outputs/smoke"
+    shutil.copytree(verify.SHIPPED / "outputs/smoke", run, dirs_exist_ok=True)
+    (run / verify.ADAPTER).write_bytes(adapter)
+    metrics = read_json(run / "metrics.json", "")
     metrics["models"]["finetuned"] |= changes
-    write_json(path, metrics)
+    write_json(run / "metrics.json", metrics)
 
 
-def test_a_rerun_with_the_same_results_is_verified(shipped):
+def compare(level: str = "full") -> list[str]:
+    """The differences from what the stages gave."""
+    return [str(difference) for difference in verify.compare_all(ARCHIVE, level)]
+
+
+def test_a_rerun_with_the_same_results_is_verified(shipped, capsys):
     rerun()
-    assert check("full") == []
+    assert verify.main(["compare", "--archive", str(ARCHIVE), "--level", "full"]) == 0
+    assert "[verify] VERIFIED: 0 differences (level full)" in capsys.readouterr().out
 
 
 def test_with_fast_numerics_a_rerun_may_differ_by_the_tolerance(shipped):
     tolerance = allowed("loss", 4)
     rerun(loss=1.5 + 0.9 * tolerance)
-    assert check("full") == []
+    assert compare() == []
     rerun(loss=1.5 + 1.1 * tolerance)
     where = "metrics.json.models.finetuned.loss"
-    assert check("full") == [f"{where}: expected 1.5, found {1.5 + 1.1 * tolerance}, tolerance {tolerance:.4g}"]
+    assert compare() == [f"{where}: expected 1.5, found {1.5 + 1.1 * tolerance}, tolerance {tolerance:.4g}"]
 
 
-def test_with_portable_numerics_a_rerun_is_exact(shipped, monkeypatch):
-    path = Path("outputs/smoke/config.yaml")
-    atomic_write(path, path.read_text().replace("numerics: fast", "numerics: portable"))
-    files = contents(shipped) | {"outputs/smoke/config.yaml": path.read_bytes()}
-    repack(files, sums=True)
+def test_an_adapter_that_training_does_not_give_again_is_evaluated_itself(shipped):
+    """Or any adapter could be shipped beside true numbers."""
+    rerun(adapter=b"other weights")
+    (line,) = compare()
+    assert line.startswith("eval: expected files that can be read, found MissingInputError")
+    rerun("eval", loss=1.5)
+    assert compare() == []
+    rerun("eval", loss=2.0)
+    (line,) = compare()
+    assert line.startswith("metrics.json.models.finetuned.loss: expected 1.5, found 2.0, tolerance")
     rerun()
-    listing = verify.RERUN / "outputs/smoke/RESULTS.sha256"
-    assert not any("sha256 of" in line or "models" in line for line in check("full"))
+    assert compare() == []
+
+
+def test_model_and_splits_are_those_of_the_run(shipped):
+    for name, key in [("provenance.json", "parameters"), ("manifest.json", "records")]:
+        rerun()
+        path = verify.RERUN["full"] / "outputs/smoke" / name
+        write_json(path, read_json(path, "") | {key: 7})
+        (line,) = compare()
+        assert line.startswith(f"{name}.{key}: expected ")
+
+
+def test_with_portable_numerics_a_rerun_is_exact(shipped):
+    files = contents(shipped)
+    text = files["outputs/smoke/config.yaml"].replace(b"numerics: fast", b"numerics: portable")
+    repack(files | {"outputs/smoke/config.yaml": text}, sums=True)
+    rerun()
+    assert compare() == []
     rerun(loss=1.5 + 1e-12)
+    listing = verify.RERUN["full"] / "outputs/smoke/RESULTS.sha256"
     atomic_write(listing, listing.read_text().replace("a", "b"))
-    found = check("full")
+    found = compare()
     assert any(
         line.startswith("metrics.json.models.finetuned.loss: expected 1.5, found 1.500000000001") for line in found
     )

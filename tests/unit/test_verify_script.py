@@ -9,18 +9,29 @@ import pytest
 from tests.conftest import ROOT
 
 STUB = """#!/bin/bash
-case "$*" in *unpack*) mkdir -p outputs/.verify/rerun; echo "numerics: portable" > outputs/.verify/rerun/config.yaml ;; esac
 echo "${NETWORK:-0} ${NUMERICS:-none} $*" >> ran
+adapter=outputs/run/adapter/adapter_model.safetensors
+case "$*" in
+    *"verify check"*)
+        for folder in shipped eval full; do
+            mkdir -p outputs/.verify/$folder/${adapter%/*}
+            echo "numerics: portable" > outputs/.verify/$folder/config.yaml
+            echo same > outputs/.verify/$folder/$adapter
+        done
+        ;;
+    *lorabundle.train*) cp trained outputs/.verify/full/$adapter ;;
+esac
+case "$*" in *"lorabundle.$(cat fails 2> /dev/null || echo none) "*) exit 2 ;; esac
 """
-UNPACK, COMPARE = (
+CHECK, COMPARE = (
     f"0 none python -m lorabundle.verify {action} --archive outputs/.verify/archive.tar.gz --level "
-    for action in ("unpack", "compare")
+    for action in ("check", "compare")
 )
 
 
-def again(stage: str) -> str:
+def again(stage: str, level: str) -> str:
     network = 1 if stage == "fetch" else 0
-    return f"{network} portable env -C outputs/.verify/rerun python -m lorabundle.{stage} --config config.yaml"
+    return f"{network} portable env -C outputs/.verify/{level} python -m lorabundle.{stage} --config config.yaml"
 
 
 @pytest.fixture
@@ -31,6 +42,7 @@ def project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "docker/run.sh").write_text(STUB)
     (tmp_path / "docker/run.sh").chmod(0o755)
     (tmp_path / "a.tar.gz").write_text("content")
+    (tmp_path / "trained").write_text("same\n")
     monkeypatch.chdir(tmp_path)
     for name in ("NUMERICS", "NETWORK"):
         monkeypatch.delenv(name, raising=False)
@@ -41,19 +53,43 @@ def verify(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(["docker/verify.sh", *arguments], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(
-    ("level", "stages"),
-    [
-        ("hashes", []),
-        ("report", []),
-        ("eval", ["fetch", "preprocess", "evaluate"]),
-        ("full", ["fetch", "preprocess", "train", "evaluate", "sample", "report"]),
-    ],
-)
-def test_stages_run_again_with_the_numerics_of_the_run_and_only_fetch_with_network(project, level, stages):
+STAGES = {
+    "eval": ["fetch", "preprocess", "evaluate"],
+    "full": ["fetch", "preprocess", "train", "evaluate", "sample", "report"],
+}
+
+
+def ran() -> list[str]:
+    return Path("ran").read_text().splitlines()
+
+
+@pytest.mark.parametrize("level", ["hashes", "report"])
+def test_no_stage_runs_again_below_eval(project, level):
     assert verify("a.tar.gz", level).returncode == 0
-    before = [UNPACK + level] if stages else []
-    assert Path("ran").read_text().splitlines() == [*before, *map(again, stages), COMPARE + level]
+    assert ran() == [CHECK + level]
+
+
+@pytest.mark.parametrize("level", ["eval", "full"])
+def test_stages_run_again_with_the_numerics_of_the_run_and_only_fetch_with_network(project, level):
+    assert verify("a.tar.gz", level).returncode == 0
+    assert ran() == [CHECK + level, *(again(stage, level) for stage in STAGES[level]), COMPARE + level]
+
+
+def test_the_shipped_adapter_is_evaluated_if_training_gives_another(project):
+    Path("trained").write_text("other\n")
+    assert verify("a.tar.gz", "full").returncode == 0
+    stages = [again(stage, level) for level in ("full", "eval") for stage in STAGES[level]]
+    assert ran() == [CHECK + "full", *stages, COMPARE + "full"]
+
+
+def test_a_stage_that_fails_ends_it_with_a_verdict(project):
+    Path("fails").write_text("preprocess")
+    finished = verify("a.tar.gz", "eval")
+    assert finished.returncode == 2
+    assert finished.stdout.endswith(
+        "[verify] NOT VERIFIED: preprocess failed when it ran again, as said above (level eval)\n"
+    )
+    assert len(ran()) == 3
 
 
 @pytest.mark.parametrize(

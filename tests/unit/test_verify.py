@@ -214,6 +214,22 @@ def test_a_commented_list_lists_nothing(shipped):
     assert len(check("hashes")) > len(files)
 
 
+@pytest.mark.parametrize("name", ["GNUmakefile", "docker/wheels/more.whl", "src/lorabundle/more.pyc", ".hidden"])
+def test_what_no_one_would_miss_is_found(shipped, name):
+    """Make would read the first in place of Makefile; the others lie where the source tree has what was built."""
+    repack(contents(shipped) | {name: b"more"}, sums=True)
+    (line,) = check("hashes")
+    assert line.startswith(f"{name}: expected no such file: no record has it, found a file")
+
+
+def test_programs_are_those_of_the_checkout(shipped):
+    Path(".ci/run").chmod(0o644)
+    repack(contents(shipped))
+    Path(".ci/run").chmod(0o755)
+    (line,) = check("hashes")
+    assert line.startswith(".ci/run, of this checkout and of the archive: expected a program, found no program")
+
+
 def test_results_that_a_record_names_must_be_there(shipped):
     files = contents(shipped)
     del files["outputs/smoke/adapter/README.md"]

@@ -13,6 +13,5 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if os.environ.get("NUMERICS") == "portable":
     os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are tokenised in one process; silences a fork warning
-logging.getLogger("bitsandbytes").setLevel(
-    logging.ERROR
-)  # where it is imported on a CPU, it advises about kernels from a hub
+# Where it is imported on a CPU, it advises about kernels from a hub
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

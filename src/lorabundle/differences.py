@@ -31,9 +31,8 @@ def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> lis
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         parts = [(f"{where}.{index}", *pair) for index, pair in enumerate(zip(expected, found, strict=True))]
     elif _number(expected) and _number(found):
-        least = (
-            0.0 if where.endswith("p_value") else relative
-        )  # sums may cancel to nearly 0; a p-value just is that small
+        # Sums may cancel to nearly 0; a p-value just is that small
+        least = 0.0 if where.endswith("p_value") else relative
         same = math.isclose(expected, found, rel_tol=relative, abs_tol=least)
         return (
             [] if same else [Difference(where, expected, found, f"{relative:g} of it" if relative else "none: equal")]

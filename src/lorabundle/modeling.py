@@ -157,9 +157,8 @@ def load_4bit(folder: Path, dtype: torch.dtype, attn_implementation: str) -> tup
             if empty.pop(name, None) is None:
                 unexpected.append(name)
                 continue
-            with safe_open(
-                file, framework="pt"
-            ) as tensors:  # closed each time, or what has been read would stay mapped
+            # Closed each time, or what has been read would stay mapped
+            with safe_open(file, framework="pt") as tensors:
                 weight = tensors.get_tensor(name).to(dtype, copy=True)
             module = model.get_submodule(path)
             if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():

@@ -127,9 +127,8 @@ def on_disk(rows: Iterable[dict], path: Path) -> Dataset:
         for row in rows:
             writer.write(row)
         writer.finalize()
-    return Dataset(
-        MemoryMappedTable.from_file(str(path)), fingerprint=path.stem
-    )  # else one that the time of day is part of
+    # Without a fingerprint of ours, the time of day would be part of it
+    return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=path.stem)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ log = logging.getLogger("lorabundle")
 
 CACHE = Path("outputs/.probe.json")
 CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")  # what may limit the CPU
-CLEARLY = (
-    1.25  # the less exact dtype, or the less usual attention, must be so many times as fast: noise decides nothing
-)
+# The less exact dtype, or the less usual attention, must be so many times as fast: noise decides nothing
+CLEARLY = 1.25
 SECONDS = 0.4  # for each measurement
 SIZE = 960  # of the square matrices that are multiplied: near the tokens of a forward pass, and no power of two
 GROUP = packing.Group(rows=4, length=96, shared=24)  # of the attention that is measured: rows of a usual length

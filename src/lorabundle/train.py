@@ -243,9 +243,8 @@ def run(run_config: Config) -> Artifacts:
         log.info("resuming from %s", checkpoint)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         trainer.tokens_seen = max(entry.get("tokens", 0) for entry in state.log_history)
-    if (
-        checkpoint and state.global_step >= state.max_steps
-    ):  # stopped after the last step: the trainer would take one more
+    # Stopped after the last step: the trainer would take one more
+    if checkpoint and state.global_step >= state.max_steps:
         trainer.state = state
         trainer._load_from_checkpoint(str(checkpoint))
     else:

@@ -44,11 +44,11 @@ class Watch:
     def __init__(self, last: int | None):
         self.last, self.moments = last, []
         for owner, name, path_argument in WATCHED:
-            setattr(owner, name, self._watched(getattr(owner, name), path_argument))
+            setattr(owner, name, self._watched(name, getattr(owner, name), path_argument))
 
-    def _watched(self, function: Callable, path_argument: int | None) -> Callable:
+    def _watched(self, name: str, function: Callable, path_argument: int | None) -> Callable:
         def call(*args, **kwargs):
-            self._pass(f"before {function.__name__}")
+            self._pass(f"before {name}")
             result = function(*args, **kwargs)
             if path_argument is not None:
                 self._pass(f"{Path(args[path_argument]).name} half written", args[path_argument])

@@ -363,7 +363,7 @@ def test_a_rerun_with_the_same_results_is_verified(shipped, capsys):
 
 
 def test_with_fast_numerics_a_rerun_may_differ_by_the_tolerance(shipped):
-    tolerance = allowed("loss", 4)
+    tolerance = allowed("loss", {"examples": 4, "tokens": 40}, trained=False)
     rerun(loss=1.5 + 0.9 * tolerance)
     assert compare() == []
     rerun(loss=1.5 + 1.1 * tolerance)
@@ -383,6 +383,18 @@ def test_an_adapter_that_training_does_not_give_again_is_evaluated_itself(shippe
     assert line.startswith("metrics.json.models.finetuned.loss: expected 1.5, found 2.0, tolerance")
     rerun()
     assert compare() == []
+
+
+def test_with_another_adapter_a_rerun_may_differ_by_more(shipped):
+    tolerances = [allowed("loss", {"examples": 4, "tokens": 40}, trained) for trained in (False, True)]
+    loss = 1.5 + sum(tolerances) / 2
+    rerun(loss=loss)
+    assert len(compare()) == 1
+    rerun(loss=loss, adapter=b"other weights")
+    rerun("eval")
+    assert compare() == []
+    rerun("eval", loss=loss)
+    assert len(compare()) == 1
 
 
 def test_model_and_splits_are_those_of_the_run(shipped):

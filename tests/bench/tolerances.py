@@ -1,0 +1,37 @@
+"""How far two runs of one config are apart: what `lorabundle.tolerances` is made from.
+
+For each metric the largest difference, in that table's terms (as over `SIZES`), and where it was: of the base model, and of all else.
+The second run trained again, or only evaluated the first one's adapter (outputs/.verify/eval after `make verify LEVEL=eval`).
+
+Run as: python -m tests.bench.tolerances FOLDER FOLDER   (each like outputs/phi-3)
+"""
+
+import sys
+from pathlib import Path
+
+from lorabundle import artifacts
+from lorabundle.differences import measured, of_base
+from lorabundle.tolerances import widened
+
+
+def main(shipped: Path, found: Path) -> None:
+    """Print a line for each metric, for the base model and for all else; then the nats of single examples."""
+    largest: dict[tuple[str, bool], tuple[float, str]] = {}
+    for where, one, other, name, sizes in measured(
+        *(artifacts.read_json(run / "metrics.json", "") for run in (shipped, found))
+    ):
+        if name and isinstance(one, float):
+            key = name, of_base(where)
+            largest[key] = max(largest.get(key, (0.0, "")), (abs(one - other) / widened(name, sizes), where))
+    for (name, base), (difference, where) in sorted(largest.items()):
+        print(f"{'base' if base else 'adapter'} {name}: {difference:.4g} ({where})")
+    rows = zip(*(artifacts.read_jsonl(run / "examples.jsonl", "") for run in (shipped, found)), strict=True)
+    nats = {"base": 0.0, "finetuned": 0.0}
+    for one, other in rows:
+        for model in nats:
+            nats[model] = max(nats[model], abs(one[model]["nats"] - other[model]["nats"]) / one["tokens"] ** 0.5)
+    print(f"nats of an example by the root of its tokens: {nats}")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

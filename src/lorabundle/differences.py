@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorabundle.tolerances import APART, SIZES, allowed, allowed_nats
 
@@ -22,6 +22,17 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, found {self.found}, tolerance {self.tolerance}"
+
+
+class Measured(NamedTuple):
+    """A value of two `metrics.json`: of a metric, or a fact (None); of the base model alone; over so many examples and tokens."""
+
+    where: str
+    expected: Any
+    found: Any
+    metric: str | None
+    of_base: bool
+    sizes: dict[str, int]
 
 
 def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> list[Difference]:
@@ -46,19 +57,20 @@ def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> lis
 def compare_metrics(expected: dict, found: dict, trained: bool) -> list[Difference]:
     """Differences of two `metrics.json` of runs with fast numerics, on machines that may differ.
 
-    What was measured (models, delta, kinds) may differ as `tolerances` has it, by more where the adapter was `trained` again and
-    the base model is not meant alone; what follows from that alone (perplexity, counts of right answers, the sign test) is passed
+    What was measured (models, delta, kinds) may differ as `tolerances` has it, by more if the adapter was `trained` again and the
+    value is not the base model's; what follows from that alone (perplexity, counts of right answers, the sign test) is passed
     over, because it was compared with the examples. All else is equal.
     """
     rest = [{k: v for k, v in metrics.items() if k not in {*MEASURED, "sign_test"}} for metrics in (expected, found)]
+    rest = [values | {"kinds": list(metrics["kinds"])} for values, metrics in zip(rest, (expected, found), strict=True)]
     result = compare("metrics.json", *rest)
-    for where, one, other, name, sizes in measured(expected, found):
-        if name and _number(one) and _number(other):
-            tolerance = allowed(name, sizes, trained and not of_base(where))
-            if not abs(one - other) <= tolerance:
-                result.append(Difference(where, one, other, f"{tolerance:.4g}"))
-        elif one != other:
-            result.append(Difference(where, one, other))
+    for value in measured(expected, found):
+        if value.metric and _number(value.expected) and _number(value.found):
+            tolerance = allowed(value.metric, value.sizes, trained and not value.of_base)
+            if not abs(value.expected - value.found) <= tolerance:
+                result.append(Difference(value.where, value.expected, value.found, f"{tolerance:.4g}"))
+        elif value.expected != value.found:
+            result.append(Difference(value.where, value.expected, value.found))
     return result
 
 
@@ -82,33 +94,28 @@ def compare_examples(expected: list[dict], found: list[dict], trained: bool) -> 
     return result
 
 
-def measured(expected: dict, found: dict) -> Iterator[tuple[str, Any, Any, str | None, dict[str, int]]]:
-    """What two `metrics.json` have measured, value by value.
-
-    Yields (where, expected, found, the metric or None for a fact, {"examples", "tokens"} that it was taken over).
-    """
-    for key in MEASURED:
-        yield from _leaves(f"metrics.json.{key}", expected[key], found[key], expected["models"]["base"])
-
-
-def of_base(where: str) -> bool:
-    """Whether a value of `metrics.json` is the base model's alone, which no training changes."""
-    return ".models.base." in where
+def measured(expected: dict, found: dict) -> Iterator[Measured]:
+    """What two `metrics.json` have measured, value by value, of all examples and of each kind that is in both."""
+    groups = {"metrics.json": [{key: metrics[key] for key in ("models", "delta")} for metrics in (expected, found)]}
+    for kind in expected["kinds"].keys() & found["kinds"].keys():
+        groups[f"metrics.json.kinds.{kind}"] = [metrics["kinds"][kind] for metrics in (expected, found)]
+    for group, pair in sorted(groups.items()):
+        sizes = {name: pair[0]["models"]["base"][name] for name in SIZES}
+        for path, one, other in _leaves((), *pair):
+            metric = next((name for name in path if name in APART), None)
+            yield Measured(".".join((group, *path)), one, other, metric, path[:2] == ("models", "base"), sizes)
 
 
-def _leaves(where: str, expected: Any, found: Any, sizes: dict[str, int]) -> Iterator:
+def _leaves(path: tuple[str, ...], expected: Any, found: Any) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     if isinstance(expected, dict) and isinstance(found, dict) and expected.keys() == found.keys():
-        counts = expected["models"]["base"] if "models" in expected else expected
-        sizes = {name: counts.get(name, sizes[name]) for name in SIZES}
-        parts = [(key, value, found[key]) for key, value in expected.items() if key not in DERIVED]
+        for key in expected:
+            if key not in DERIVED:
+                yield from _leaves((*path, key), expected[key], found[key])
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        parts = [(index, *pair) for index, pair in enumerate(zip(expected, found, strict=True))]
+        for index, pair in enumerate(zip(expected, found, strict=True)):
+            yield from _leaves((*path, str(index)), *pair)
     else:
-        names = [name for name in where.split(".") if name in APART]
-        yield where, expected, found, names[-1] if names else None, sizes
-        return
-    for key, one, other in parts:
-        yield from _leaves(f"{where}.{key}", one, other, sizes)
+        yield path, expected, found
 
 
 def _number(value: Any) -> bool:

@@ -10,19 +10,18 @@ import sys
 from pathlib import Path
 
 from lorabundle import artifacts
-from lorabundle.differences import measured, of_base
+from lorabundle.differences import measured
 from lorabundle.tolerances import widened
 
 
 def main(shipped: Path, found: Path) -> None:
     """Print a line for each metric, for the base model and for all else; then the nats of single examples."""
     largest: dict[tuple[str, bool], tuple[float, str]] = {}
-    for where, one, other, name, sizes in measured(
-        *(artifacts.read_json(run / "metrics.json", "") for run in (shipped, found))
-    ):
-        if name and isinstance(one, float):
-            key = name, of_base(where)
-            largest[key] = max(largest.get(key, (0.0, "")), (abs(one - other) / widened(name, sizes), where))
+    for value in measured(*(artifacts.read_json(run / "metrics.json", "") for run in (shipped, found))):
+        if value.metric and isinstance(value.expected, float):
+            key = value.metric, value.of_base
+            difference = abs(value.expected - value.found) / widened(value.metric, value.sizes)
+            largest[key] = max(largest.get(key, (0.0, "")), (difference, value.where))
     for (name, base), (difference, where) in sorted(largest.items()):
         print(f"{'base' if base else 'adapter'} {name}: {difference:.4g} ({where})")
     rows = zip(*(artifacts.read_jsonl(run / "examples.jsonl", "") for run in (shipped, found)), strict=True)

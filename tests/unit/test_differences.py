@@ -122,11 +122,24 @@ def test_a_kind_with_a_quarter_of_the_tokens_may_differ_by_twice_as_much(toleran
 
 
 def test_each_measured_value_knows_what_it_was_taken_over():
-    sizes = {where: size for where, *_, name, size in measured(metrics(), metrics()) if name}
+    sizes = {value.where: value.sizes for value in measured(metrics(), metrics()) if value.metric}
     assert sizes["metrics.json.models.base.rougeL"] == {"examples": 4, "tokens": 40}
     assert sizes["metrics.json.delta.loss.ci95.1"] == {"examples": 4, "tokens": 40}
     assert sizes["metrics.json.kinds.sum.models.finetuned.loss"] == {"examples": 1, "tokens": 10}
     assert sizes["metrics.json.kinds.sum.delta.loss.mean"] == {"examples": 1, "tokens": 10}
+
+
+@pytest.mark.parametrize("kind", ["models", "tokens", "base", "models.base.loss", "loss"])
+def test_a_kind_may_have_any_name(tolerance, kind):
+    expected, found = metrics(), metrics()
+    for values in (expected, found):
+        values["kinds"][kind] = values["kinds"].pop("sum")
+    assert compare_metrics(expected, found, trained=True) == []
+    found["kinds"][kind]["models"]["finetuned"]["loss"] += 0.11
+    assert compare_metrics(expected, found, trained=True) == []
+    found["kinds"][kind]["models"]["finetuned"]["loss"] += 0.02
+    (difference,) = compare_metrics(expected, found, trained=True)
+    assert (difference.where, difference.tolerance) == (f"metrics.json.kinds.{kind}.models.finetuned.loss", "0.12")
 
 
 def test_a_mean_over_fewer_may_differ_by_more_and_over_more_by_no_less():

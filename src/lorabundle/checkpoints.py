@@ -10,6 +10,7 @@ from pathlib import Path
 from lorabundle import artifacts, config, fused, modeling, numerics, packing, scoring, step
 from lorabundle.artifacts import sha256_bytes, sha256_file
 from lorabundle.config import Config
+from lorabundle.errors import MalformedInputError, MissingInputError
 
 log = logging.getLogger("lorabundle.train")
 
@@ -41,10 +42,11 @@ def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
     """The newest whole checkpoint of the same training; the folder is cleared when there is nothing to go on from."""
     if not (folder / FINISHED).exists():
         for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-            if not (checkpoint / COMPLETE).exists():
+            try:
+                complete = artifacts.read_json(checkpoint / COMPLETE, "")
+            except (MissingInputError, MalformedInputError):
                 log.warning("%s was cut short while being written; ignored", checkpoint)
                 continue
-            complete = artifacts.read_json(checkpoint / COMPLETE, "Delete the checkpoint's folder.")
             if complete["fingerprint"] != fingerprint:
                 log.warning("%s belongs to other settings, data or code; training starts afresh", checkpoint)
                 break

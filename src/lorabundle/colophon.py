@@ -80,10 +80,7 @@ def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) 
     engine = " ".join(filter(None, [environment.text("engine"), environment.text("image")]))
     versions = ", ".join(f"{name} {version}" for name, version in environment.part("packages").items())
     facts: list[list[Line]] = [
-        [
-            "CPU",
-            f"{environment.text('cpu')}, {environment.number('cores', '{}')} cores",
-        ],
+        ["CPU", f"{environment.text('cpu')}, {environment.number('cores', '{}')} cores"],
         ["Memory", environment.number("memory_bytes", "{:.1f} GB", 1e-9)],
         ["Threads", environment.number("threads", "{}")],
         ["Numerics", environment.text("numerics")],

@@ -179,7 +179,7 @@ class Train(Section):
     logging_steps: int = Field(ge=1)
     eval_steps: int = Field(ge=1)
     save_steps: int = Field(ge=1)
-    save_total_limit: int = Field(ge=1)
+    save_total_limit: int = Field(ge=2)  # one more than the one that may be cut short while being written
 
     @model_validator(mode="after")
     def _steps_fit(self) -> "Train":

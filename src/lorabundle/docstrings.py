@@ -17,10 +17,8 @@ from docstring_parser import DocstringStyle, ParseError, parse
 
 from lorabundle.records import FORBIDDEN
 
-SHORTEST, LONGEST = (
-    25,
-    300,
-)  # characters of an answer: shorter ones say nothing, longer ones are essays for a 135 M model
+# Characters of an answer: shorter ones say nothing, longer ones are essays for a 135 M model
+SHORTEST, LONGEST = 25, 300
 SKIPPED_FOLDERS = {"tests", "testing", "benchmarks"}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -113,15 +113,7 @@ def length_histogram(lengths: dict[str, tuple[list, list]], what: str) -> Drawin
         for name, (colour, dashes, label) in SPLITS.items():
             edges, counts = lengths[name]
             shares = np.asarray(counts) / max(sum(counts), 1)
-            axes.stairs(
-                shares,
-                edges,
-                color=colour,
-                linestyle=dashes,
-                linewidth=1.4,
-                label=label,
-                baseline=None,
-            )
+            axes.stairs(shares, edges, color=colour, linestyle=dashes, linewidth=1.4, label=label, baseline=None)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         axes.set_xlabel(f"{what} length (tokens)")
@@ -157,11 +149,8 @@ def inline_svg(svg: bytes, name: str) -> str:
             element.attrib.setdefault("fill", "currentColor")
     for key in ("width", "height", "version"):
         del root.attrib[key]
-    root.attrib |= {
-        "aria-hidden": "true",
-        "stroke-linejoin": "round",
-        "stroke-linecap": "butt",
-    }  # the page describes it
+    root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
+    root.attrib["aria-hidden"] = "true"  # the page describes it
     return re.sub(r"\s*\n\s*", "\n", ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 

@@ -19,9 +19,8 @@ from lorabundle.render import fill
 
 NAME = "LICENSES.md"
 UNKNOWN = "unknown: none stated"
-VIA = re.compile(
-    r"^    #(?: via|  ) +(\S+)", re.M
-)  # what pip-compile notes below a pin: `# via name`, or one name a line
+# What pip-compile notes below a pin: `# via name`, or one name a line
+VIA = re.compile(r"^    #(?: via|  ) +(\S+)", re.M)
 ASKED = "-r"  # `-r requirements.in`
 
 

@@ -15,9 +15,8 @@ from pathlib import Path, PurePosixPath
 from lorabundle import artifacts
 from lorabundle.errors import UnsafeArchiveError
 
-TOP = re.compile(
-    r"submission-([A-Za-z0-9][A-Za-z0-9._-]*)"
-)  # the one folder at the top; names of runs are as in config.Name
+# The one folder at the top; names of runs are as in config.Name
+TOP = re.compile(r"submission-([A-Za-z0-9][A-Za-z0-9._-]*)")
 MAX_BYTES = 2 << 30  # of the tar: a small file can decompress to any size
 MTIME = 0  # 1970-01-01, for every entry
 
@@ -63,14 +62,7 @@ def unpack(archive: Path, folder: Path) -> str:
                 f"{archive} is not the tar that `make archive` makes of its files: there is something beside their names and "
                 f"contents in it. Nothing was unpacked: ask for the archive again."
             )
-    except (
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        ValueError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError, OverflowError) as error:
         raise UnsafeArchiveError(
             f"{archive} cannot be read to its end ({error}): it is not a whole tar.gz file. Copy it again, or ask for it again."
         ) from error

@@ -65,10 +65,8 @@ class LoraTrainer(SFTTrainer):
     def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, shared: int, **kwargs):
         adapter = {name: value.data for name, value in kwargs["model"].named_parameters() if value.requires_grad}
         super().__init__(**kwargs)
-        for (
-            name,
-            value,
-        ) in adapter.items():  # over a 4-bit base TRL has rounded them to bfloat16, which loses small updates
+        # Over a 4-bit base TRL has rounded them to bfloat16, which loses small updates
+        for name, value in adapter.items():
             self.model.get_parameter(name).data = value
         self.fingerprint = fingerprint
         self.val_rows = val_rows

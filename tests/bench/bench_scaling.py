@@ -73,9 +73,8 @@ def main() -> None:
     run_config = config.load_config(arguments.config, arguments.set)
     lines = (config.RAW / f"{run_config.data.source}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     probed = artifacts.read_json(Path("outputs/.probe.json"), "Run bench_training first.")
-    same = [
-        f"model.{key}={probed[key]}" for key in ("dtype", "attn_implementation")
-    ]  # whatever a probe on one thread says
+    # Whatever a probe on one thread says
+    same = [f"model.{key}={probed[key]}" for key in ("dtype", "attn_implementation")]
     measured = []
     for share in SHARES:
         for threads in THREADS:

@@ -200,12 +200,7 @@ def test_hub_dataset_from_the_cache_without_network(hub_dataset, tiny_config):
     assert folder in record.outputs
     provenance = json.loads((config.run_dir / "provenance.json").read_text())["dataset"]
     assert provenance["origin"] == {"repo_id": "someone/questions", "revision": REVISION}
-    assert set(provenance["files"]) == {
-        "README.md",
-        "data/train-0.jsonl",
-        "data/train-1.jsonl",
-        "dataset_infos.json",
-    }
+    assert set(provenance["files"]) == {"README.md", "data/train-0.jsonl", "data/train-1.jsonl", "dataset_infos.json"}
     preprocess.run(config)
     manifest = json.loads((config.run_dir / "manifest.json").read_text())
     assert manifest["source"] == "someone/questions"

@@ -142,10 +142,11 @@ def test_checkpoint_that_was_cut_short_is_passed_over(prepared, monkeypatch):
     assert checkpoints.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
 
 
-def test_damaged_checkpoint_is_passed_over(prepared, monkeypatch):
+@pytest.mark.parametrize("name", ["optimizer.pt", checkpoints.COMPLETE])
+def test_damaged_checkpoint_is_passed_over(prepared, monkeypatch, name):
     config = prepared("train.max_steps=20", "train.save_steps=2")
     folder = interrupted(config, monkeypatch, step=7)
-    (folder / "checkpoint-6" / "optimizer.pt").write_bytes(b"damaged")
+    (folder / "checkpoint-6" / name).write_bytes(b"damaged")
     assert checkpoints.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
 
 

@@ -121,6 +121,11 @@ def test_checkpoints_fall_on_logging_steps(workspace):
         load_config(Path("config/smoke.yaml"), ["train.logging_steps=2", "train.save_steps=3"])
 
 
+def test_a_checkpoint_is_kept_beside_the_one_being_written(workspace):
+    with pytest.raises(ConfigError, match=r"train\.save_total_limit: .* greater than or equal to 2, got 1"):
+        load_config(Path("config/smoke.yaml"), ["train.save_total_limit=1"])
+
+
 def test_run_name_cannot_leave_outputs(workspace):
     with pytest.raises(ConfigError, match="run:"):
         load_config(Path("config/smoke.yaml"), ["run=../elsewhere"])

@@ -36,8 +36,7 @@ def test_chrf_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("text", "rate"),
-    [("a b c d", 0.0), ("a b c", 0.0), ("", 0.0), ("a a a a a", 1 / 2), ("a b c d a b c d", 1 / 5)],
+    ("text", "rate"), [("a b c d", 0.0), ("a b c", 0.0), ("", 0.0), ("a a a a a", 1 / 2), ("a b c d a b c d", 1 / 5)]
 )
 def test_repetition_rate_by_hand(text, rate):
     """`a b c d a b c d` has 5 four-grams: abcd bcda cdab dabc abcd, of which one is a repeat."""

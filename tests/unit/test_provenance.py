@@ -85,8 +85,7 @@ def test_image_is_a_dependency(packed):
 
 
 @pytest.mark.parametrize(
-    ("commit", "digest"),
-    [(f"{COMMIT}, with uncommitted changes", {"gitCommit": COMMIT}), ("not a git checkout", None)],
+    ("commit", "digest"), [(f"{COMMIT}, with uncommitted changes", {"gitCommit": COMMIT}), ("not a git checkout", None)]
 )
 def test_source_that_no_commit_names(packed, commit, digest):
     record = json.loads(packed.record_path("train").read_text())

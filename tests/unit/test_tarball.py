@@ -83,10 +83,7 @@ def test_size_is_bounded(tmp_path, monkeypatch):
         unpack(archive, tmp_path / "folder")
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"mode": 0o6777}, {"mtime": 1}, {"uid": 1234}, {"uname": "someone"}],
-)
+@pytest.mark.parametrize("fields", [{"mode": 0o6777}, {"mtime": 1}, {"uid": 1234}, {"uname": "someone"}])
 def test_what_is_no_name_or_content_is_refused(tmp_path, fields):
     """As root, GNU tar would leave the modes and owners that an archive has."""
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", **fields))

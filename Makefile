@@ -21,6 +21,7 @@ LEVEL ?= report
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
+$(if $(strip $(CONFIG)),,$(error config: error: CONFIG is empty. Pass CONFIG=<file>, for example CONFIG=config/default.yaml))
 
 SHELL = /bin/bash
 .SHELLFLAGS = -feuo pipefail -c
@@ -34,8 +35,10 @@ scalar = [\"']*\([^ \"'\#]*\).*/\1/p
 # NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch
 override SET := $(strip $(SET) $(NUMERICS:%=numerics=%))
 numerics := $(or $(patsubst numerics=%,%,$(lastword $(filter numerics=%,$(SET)))),$(shell sed -n "s/^numerics: *$(scalar)" $(CONFIG) 2>/dev/null))
-RUN := outputs/$(or $(patsubst run=%,%,$(filter run=%,$(SET))),$(shell sed -n "s/^run: *$(scalar)" $(CONFIG) 2>/dev/null),unnamed)
-MODEL := data/models/$(call setting,model,name)
+# A name that would lead elsewhere names nothing; the config stage then says so
+plain = $(if $(or $(findstring /,$(1)),$(filter .%,$(1))),unnamed,$(or $(1),unnamed))
+RUN := outputs/$(call plain,$(or $(patsubst run=%,%,$(filter run=%,$(SET))),$(shell sed -n "s/^run: *$(scalar)" $(CONFIG) 2>/dev/null)))
+MODEL := data/models/$(call plain,$(call setting,model,name))
 # Files of the user's that a run reads: a dataset, a local model
 DATA := $(wildcard $(call setting,data,source))
 REVISION := $(filter-out null,$(call setting,data,revision))
@@ -198,7 +201,7 @@ $(RUN)/provenance.json: $(STAGES)/fetch.json
 $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
-$(STAGES)/train.json: $(call code,train checkpoints fused journal memory numerics reload modeling packing probe prompts runinfo scoring step) $(call section,seed numerics model lora train) \
+$(STAGES)/train.json: $(call code,train card checkpoints fused journal memory numerics reload modeling packing probe prompts runinfo scoring step) $(call section,seed numerics model lora train) \
 		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock \
 		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
 	@$(call stage,train)
@@ -228,7 +231,7 @@ $(STAGES)/archive.json: $(call code,archive blocks checklist crate evidence fiel
 ## verify: check the submission ARCHIVE=FILE; LEVEL=hashes, report (default), eval or full says how far
 .PHONY: verify
 verify: $(WHEELS) | $(environment)
-	@docker/verify.sh "$(ARCHIVE)" $(LEVEL) $(SIGN_KEY)
+	@docker/verify.sh "$(ARCHIVE)" "$(LEVEL)" "$(SIGN_KEY)"
 
 # --- several seeds -------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,11 @@ choose_engine() {
     esac
 }
 
+case ${THREADS:-1} in *[!0-9]* | 0*)
+    echo "image: error: THREADS is '$THREADS'; it is a number of threads, 1 or more, or empty for all cores." >&2
+    exit 2
+    ;;
+esac
 engine=$(choose_engine)
 if [ "${1:-}" = --engine ]; then
     echo "$engine"
@@ -36,7 +41,10 @@ if [ "${1:-}" = --engine ]; then
 fi
 
 commit=$(git rev-parse HEAD 2> /dev/null) || commit="not a git checkout"
-if [ -n "$(git status --porcelain --untracked-files=no 2> /dev/null)" ]; then commit="$commit, with uncommitted changes"; fi
+# Untracked code counts; a config of the user's own does not
+if [ -n "$({ git status --porcelain --untracked-files=no; git ls-files --others --exclude-standard .ci docker src tests; } 2> /dev/null)" ]; then
+    commit="$commit, with uncommitted changes"
+fi
 
 settings=(
     LORABUNDLE_ENGINE="$engine"

@@ -5,7 +5,7 @@
 # outputs/.verify/eval or full. Exit code 3: differences.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-archive=$1 level=$2 key=${3:-}
+archive=$1 level=${2:-} key=${3:-}
 
 fail() {
     echo "verify: error: $*" >&2
@@ -28,7 +28,7 @@ check_signature() {
     [ -f "$archive.sig" ] || differ "$archive.sig: expected a signature by the key $key, found no such file, tolerance none: equal"
     local signers said arguments=(-Y check-novalidate)
     if [ -n "$key" ]; then
-        [ -f "$key" ] || fail "there is no public key $key. Name the signer's: SIGN_KEY=path/to/key.pub"
+        grep -qE '^(ssh-|ecdsa-|sk-)' "$key" 2> /dev/null || fail "SIGN_KEY is '$key', which is no public SSH key. Name the signer's: SIGN_KEY=path/to/key.pub"
         signers=$(mktemp)
         trap 'rm -f "$signers"' RETURN
         echo "signer namespaces=\"lorabundle\" $(cut -d ' ' -f 1,2 "$key")" > "$signers"
@@ -48,6 +48,9 @@ if [ -n "$key" ] || [ -f "$archive.sig" ]; then check_signature; fi
 
 copy=outputs/.verify/archive.tar.gz
 mkdir -p outputs
+exec 9> outputs/.verify.lock
+flock --nonblock 9 || fail "another archive is being verified in this folder. Wait for it to end, or use another clone."
+echo "[verify] archive: $archive, sha256 $(sha256sum < "$archive" | cut -c1-64)"
 kept=$(mktemp outputs/.archive.XXXXXX) # first, because the archive may be the copy of an earlier time
 cp "$archive" "$kept"
 rm -rf outputs/.verify

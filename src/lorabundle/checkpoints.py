@@ -16,7 +16,6 @@ log = logging.getLogger("lorabundle.train")
 
 COMPLETE = "complete.json"  # written last into a checkpoint: one without it was cut short
 FINISHED = "finished.json"  # beside the checkpoints once training is over: the next run starts afresh
-SECTIONS = {"seed", "numerics", "model", "lora", "train"}  # of the config: what decides the course of training
 
 
 def seal(checkpoint: Path, fingerprint: str) -> None:
@@ -27,7 +26,7 @@ def seal(checkpoint: Path, fingerprint: str) -> None:
 
 def training_fingerprint(run_config: Config, manifest: dict) -> str:
     """Hex sha256 of all that decides the course of training; a checkpoint is resumed only under the same one."""
-    settings = run_config.model_dump(include=SECTIONS)
+    settings = run_config.model_dump(include=config.TRAINING_SECTIONS)
     provenance = artifacts.read_json(run_config.model_dir / "provenance.json", modeling.FETCH_FIRST)
     code = [sha256_file(Path(module.__file__)) for module in (fused, modeling, numerics, packing, scoring, step)]
     resolved = (

@@ -33,6 +33,12 @@ PROCESSED = Path("data/processed")
 REPORTS = Path("reports")
 ARCHIVE = Path("archive")
 SPLITS = ("train", "val", "test")
+TRAINING_SECTIONS = {"seed", "numerics", "model", "lora", "train"}  # what decides the course of training
+# Of a model's folder, what goes into the adapter's as it is; which of them there are depends on the tokenizer
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+)
 BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: made from locked wheels
 DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -41,7 +41,8 @@ def check_adapter_is_of_base(run_config: Config) -> None:
             if hashes.get(path) != digest:
                 raise AdapterError(
                     f"{path} is not the {role} of the training whose record is {run_config.record_path('train')}: its sha256 is "
-                    f"{digest}, the record says {hashes.get(path, 'nothing of it')}. Run `make train` again for this base."
+                    f"{digest}, the record says {hashes.get(path, 'nothing of it')}. Delete the record and run the same command again, which then "
+                    f"trains anew."
                 )
 
 
@@ -123,6 +124,7 @@ def run(run_config: Config) -> Artifacts:
     """Evaluate both models and the two baselines."""
     numerics.prepare(run_config)
     manifest = check_splits(run_config)
+    modeling.check_unchanged(run_config.model_dir)
     check_adapter_is_of_base(run_config)
     train_rows = load_from_disk(config.PROCESSED / "train").select_columns(["kind", "completion", "labels"]).to_list()
     rows = load_from_disk(config.PROCESSED / "test").to_list()

@@ -88,9 +88,10 @@ def _recorded(records: dict[str, Fields], packed: dict[str, str]) -> dict[str, s
     for stage, record in records.items():
         for path, digest in (record.part("inputs") | record.part("outputs")).items():
             if recorded.setdefault(path, packed.get(path, digest)) != digest:
+                wrote = next((name for name in records if path in records[name].part("outputs")), stage)
                 raise HashMismatchError(
                     f"{path} is not the file that the stage {stage} read or wrote: it has changed since, or another run has "
-                    f"taken its place. A submission is of one run as it was: run `make all` for it again, which makes "
-                    f"what has changed anew."
+                    f"taken its place. A submission is of one run as it was: delete the record stages/{wrote}.json of the run and "
+                    f"run `make all` for it again, which then makes anew what follows from it."
                 )
     return recorded

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from lorabundle import artifacts, probe
 from lorabundle.config import Config
-from lorabundle.errors import AdapterError, ConfigError, ModelFormatError
+from lorabundle.errors import AdapterError, ConfigError, HashMismatchError, ModelFormatError
 
 SLICE = 64 * 2**14  # weights that are quantised at a time, in whole blocks
 FETCH_FIRST = "Delete that folder, if it is there, and run `make fetch` to get the base model."
@@ -108,6 +108,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"The tokenizer in {folder} cannot be loaded: {error}.") from error
+
+
+def check_unchanged(folder: Path) -> None:
+    """Compare a model's folder with the hashes that fetch noted in it: a changed weight can pass for a worse model.
+
+    Raises:
+        MissingInputError: fetch has not run.
+        HashMismatchError: a file is missing, or is not the one that fetch left.
+    """
+    for name, digest in artifacts.read_json(folder / "provenance.json", FETCH_FIRST)["files"].items():
+        if not (folder / name).is_file() or artifacts.sha256_file(folder / name) != digest:
+            raise HashMismatchError(
+                f"{folder / name} is not the file that fetch left: it is damaged, or was changed. Delete {folder} and run the same "
+                f"command again, which makes it anew."
+            )
 
 
 def check_architecture(folder: Path) -> None:

@@ -158,12 +158,14 @@ def columns_of(rows: Iterable[Row], settings: Data) -> tuple[str, dict[str, str]
         raise ColumnError(
             f"data.columns names {absent[0]}, but {settings.source} has the columns {', '.join(present) or 'of no row'}."
         )
+    if not present:
+        raise ColumnError(f"{settings.source} has no row with columns. Add rows, or name another file in data.source.")
     if shape is None:
         known = "; ".join(
             ", ".join(column for field, column in fields.items() if field not in OPTIONAL) for fields in SHAPES.values()
         )
         raise ColumnError(
-            f"{settings.source} has the columns {', '.join(present) or 'of no row'}, which fit none of the known shapes: {known}. "
+            f"{settings.source} has the columns {', '.join(present)}, which fit none of the known shapes: {known}. "
             f"Rename the columns, or name them in data.columns, for example {{prompt: my_column, completion: other}}."
         )
     fields = LABELS | fields | settings.columns

@@ -56,15 +56,16 @@ def unpack(archive: Path, folder: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         tar = _decompressed(archive)
-        top, contents, executable = _entries(tar, archive)
+        top, contents, executable = _entries(tar)
         if make_tar(contents, executable, top) != tar:
             raise UnsafeArchiveError(
-                f"{archive} is not the tar that `make archive` makes of its files: there is something beside their names and "
-                f"contents in it. Nothing was unpacked: ask for the archive again."
+                "The archive is not the tar that `make archive` makes of its files: there is something beside their names and "
+                "contents in it. Nothing was unpacked: ask for the archive again."
             )
     except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError, OverflowError) as error:
         raise UnsafeArchiveError(
-            f"{archive} cannot be read to its end ({error}): it is not a whole tar.gz file. Copy it again, or ask for it again."
+            f"The archive cannot be read to its end ({error}). Copy it again, or ask for it again: it must be the file that "
+            f"`make archive` wrote, not one that was packed anew."
         ) from error
     for name, data in contents.items():
         target = folder / name
@@ -88,7 +89,7 @@ def _decompressed(archive: Path) -> bytes:
     return tar
 
 
-def _entries(tar: bytes, archive: Path) -> tuple[str, dict[str, bytes], set[str]]:
+def _entries(tar: bytes) -> tuple[str, dict[str, bytes], set[str]]:
     """The top folder, the files' contents by path below it, and the paths of programs."""
     contents: dict[str, bytes] = {}
     executable, folders, top = set(), set(), ""
@@ -102,7 +103,7 @@ def _entries(tar: bytes, archive: Path) -> tuple[str, dict[str, bytes], set[str]
                 problem = "is there twice"
             if problem:
                 raise UnsafeArchiveError(
-                    f"{archive}: its entry {entry.name!r} {problem}. `make archive` writes no such entry, so nothing was unpacked: "
+                    f"The archive's entry {entry.name!r} {problem}. `make archive` writes no such entry, so nothing was unpacked: "
                     f"ask for the archive again."
                 )
             folders |= {*map(str, name.parents)}

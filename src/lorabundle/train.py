@@ -10,6 +10,7 @@ After an interruption the same command goes on from the last complete checkpoint
 import gc
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -22,8 +23,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerState, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import artifacts, checkpoints, config, memory, modeling, numerics, runinfo, scoring, step
-from lorabundle.config import Config, dump_yaml
+from lorabundle import artifacts, card, checkpoints, config, memory, modeling, numerics, runinfo, scoring, step
+from lorabundle.config import Config
 from lorabundle.errors import AdapterError
 from lorabundle.fused import unfuse
 from lorabundle.journal import Journal
@@ -162,35 +163,6 @@ def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Te
     return difference
 
 
-def model_card(run_config: Config, manifest: dict, val_loss: float) -> str:
-    """README.md of the adapter's folder: what it is, what it was trained on, how to load it."""
-    train = manifest["splits"]["train"]
-    return f"""---
-base_model: {run_config.model.name}
-library_name: peft
-tags: [lora, phi3]
----
-# LoRA adapter of run {run_config.run}
-
-An adapter (rank {run_config.lora.r}) for `{run_config.model.name}`, trained on {train["examples"]} examples
-({train["response_tokens"]} response tokens) from {manifest["source"]}. Validation loss at the end: {val_loss:.4f} nats a token.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("{run_config.model_dir}")
-model = PeftModel.from_pretrained(base, "{run_config.adapter_dir}")
-tokenizer = AutoTokenizer.from_pretrained("{run_config.adapter_dir}")
-```
-
-Settings of the training:
-
-```yaml
-{dump_yaml(run_config.model_dump(include=checkpoints.SECTIONS))}```
-"""
-
-
 def largest_rows(run_config: Config, rows: Dataset, shared: int) -> tuple[list[dict], int, int]:
     """The rows of the training's largest forward pass, how many tokens they share, and how many sizes of passes there are."""
     lengths, train = [len(ids) for ids in rows["input_ids"]], run_config.train
@@ -207,12 +179,17 @@ def run(run_config: Config) -> Artifacts:
     manifest = artifacts.read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
     rows = {n: load_from_disk(config.PROCESSED / n).select_columns(["input_ids", "labels"]) for n in ("train", "val")}
     tokenizer = modeling.load_tokenizer(run_config.model_dir)
+    modeling.check_unchanged(run_config.model_dir)
     modeling.check_architecture(run_config.model_dir)
     settings = AutoConfig.from_pretrained(run_config.model_dir)
     shared = step.sharable_start(settings, run_config.lora.lora_dropout, rows["train"])
-    run_config, needed = memory.fit(run_config, *largest_rows(run_config, rows["train"], shared))
+    asked = run_config
+    run_config, needed = memory.fit(asked, *largest_rows(asked, rows["train"], shared))
     log.info("memory, reckoned from shapes:\n%s", memory.table(needed))
-    facts = runinfo.environment(run_config) | {"memory_estimate_bytes": needed}
+    decided = run_config.train.model_dump(
+        include={"max_tokens", "gradient_checkpointing"}
+    )  # by the memory that is free
+    facts = runinfo.environment(run_config) | {"memory_estimate_bytes": needed, "train": decided}
     artifacts.write_json(run_config.run_dir / "environment.json", facts)
 
     set_seed(run_config.seed)  # LoRA's A matrices are drawn when the adapter is attached
@@ -251,7 +228,7 @@ def run(run_config: Config) -> Artifacts:
     validations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     is_last = bool(validations) and validations[-1]["step"] == trainer.state.global_step
     val_loss = validations[-1]["eval_loss"] if is_last else trainer.evaluate()["eval_loss"]
-    save_adapter(trainer.model, tokenizer, run_config, model_card(run_config, manifest, val_loss))
+    save_adapter(trainer.model, run_config, card.document(asked, manifest, val_loss))
     input_ids = torch.tensor([rows["val"][0]["input_ids"]])
     unfuse(trainer.model)  # the new process has PEFT's layers
     logits = plain_logits(trainer.model.eval(), input_ids)
@@ -269,16 +246,18 @@ def run(run_config: Config) -> Artifacts:
     )
 
 
-def save_adapter(model: PeftModel, tokenizer, run_config: Config, card: str) -> None:
-    """Write `adapter/` whole: weights and config in PEFT's format, the tokenizer, and a model card."""
+def save_adapter(model: PeftModel, run_config: Config, model_card: str) -> None:
+    """Write `adapter/` whole: weights and config in PEFT's format, the base model's tokenizer, and a model card."""
     with artifacts.atomic_dir(run_config.adapter_dir) as folder:
         # "auto" would ask the hub whether the base model's vocabulary has changed
         model.save_pretrained(folder, save_embedding_layers=False)
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         settings["target_modules"].sort()  # a set in PEFT, whose order changes from process to process
         artifacts.write_json(folder / "adapter_config.json", settings)
-        tokenizer.save_pretrained(folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        for file in (run_config.model_dir / name for name in config.TOKENIZER_FILES):
+            if file.exists():
+                shutil.copyfile(file, folder / file.name)
+        (folder / "README.md").write_text(model_card, encoding="utf-8")
 
 
 if __name__ == "__main__":

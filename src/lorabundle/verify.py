@@ -25,12 +25,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from lorabundle import artifacts, config, document, submission, tarball
+from lorabundle import artifacts, card, config, document, submission, tarball
 from lorabundle.artifacts import sha256_bytes, sha256_file
 from lorabundle.config import Config, load_config
 from lorabundle.differences import Difference, compare, compare_examples, compare_metrics
 from lorabundle.errors import LorabundleError
 from lorabundle.evidence import STAGES
+from lorabundle.locks import read_lock
 from lorabundle.metrics import score_answers
 from lorabundle.picks import samples
 from lorabundle.results import LISTING, listing_of, paths
@@ -42,6 +43,10 @@ FOLDER = Path("outputs/.verify")  # a run's name cannot begin with a dot
 SHIPPED = FOLDER / "shipped"
 RERUN = {level: FOLDER / level for level in ("eval", "full")}  # where the stages run again
 ADAPTER = "adapter/adapter_model.safetensors"
+CARD, SETTINGS = "adapter/README.md", "adapter/adapter_config.json"
+# What can lie below a run's folder beside records and logs. A record could name anything, and people load this folder
+RUN_FILES = {*submission.RUN_FILES, *submission.OPTIONAL, ADAPTER, CARD, SETTINGS}
+RUN_FILES |= {f"adapter/{name}" for name in config.TOKENIZER_FILES}
 LINE = re.compile(r"([0-9a-f]{64})  (.+)", re.DOTALL)
 SPLIT = re.compile(rf"{config.PROCESSED}/({'|'.join(config.SPLITS)})/")
 # What a re-run writes below its folder, so that nothing of the checkout's may be linked there
@@ -86,17 +91,20 @@ def check_statements(folder: Path, run: str) -> list[Difference]:
     """
     said: dict[str, dict[str, str]] = defaultdict(dict)  # path -> {where it is said: sha256}
     outputs: set[str] = set()
+    result: list[Difference] = []
     run_dir = folder / "outputs" / run
     for path, digest in read_sums(run_dir / LISTING).items():
         if not path.endswith("above its section This run"):  # a part of a file; compared with the report
             said[path][LISTING] = digest
     for record in sorted((run_dir / "stages").glob("*.json")):
         content = json.loads(record.read_text(encoding="utf-8"))
+        command = ["python", "-m", f"lorabundle.{record.stem}", "--config"]
+        result += compare(f"stages/{record.name}.command", command, content["command"][:4])
         for role in ("inputs", "outputs"):
             for path, digest in content[role].items():
                 said[path][f"stages/{record.name} ({role})"] = digest
         outputs |= content["outputs"].keys()
-    result = _unrecorded(folder, run, outputs)
+    result += _unrecorded(folder, run, outputs)
     for path, statements in said.items():
         file = folder / path
         place, expected = next(iter(statements.items()))
@@ -110,16 +118,17 @@ def check_statements(folder: Path, run: str) -> list[Difference]:
 
 
 def _unrecorded(folder: Path, run: str, outputs: set[str]) -> list[Difference]:
-    """Files beside source and documents that no record has among its outputs, and outputs that are not there."""
+    """Files beside source and documents that no record has among its outputs, or that no run has, and outputs that are not there."""
     run_dir = f"outputs/{run}"
-    places = (f"{run_dir}/", "reports/")
     known = {SUMS} | DOCUMENTS | {path.as_posix() for path in submission.source_files(folder)}
     own = {f"{run_dir}/config.yaml"} | {
         f"{run_dir}/{name}" for stage in STAGES for name in (f"stages/{stage}.json", f"logs/{stage}.log")
     }
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     found = {path for path in paths if path not in known}
-    expected = own | {path for path in outputs if path.startswith(places) and "/checkpoints/" not in path}
+    expected = own | {
+        path for path in outputs if path.removeprefix(f"{run_dir}/") in RUN_FILES or path.startswith("reports/")
+    }
     return [
         Difference(
             path, *(("a file", "no such file") if path in expected else ("no such file: no record has it", "a file"))
@@ -134,7 +143,11 @@ def is_plain(path: str) -> bool:
 
 
 def check_sources(folder: Path) -> list[Difference]:
-    """Code, configs and locks against this checkout's, and which files are programs."""
+    """Code, configs and locks against this checkout's, and which files are programs.
+
+    A config that only one of the two has is the author's or the checker's own: no code reads it, and the run's settings are
+    in its `config.yaml`.
+    """
     shipped, own = ({path.as_posix() for path in submission.source_files(root)} for root in (folder, Path()))
     all_shipped = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     programs = [
@@ -145,7 +158,9 @@ def check_sources(folder: Path) -> list[Difference]:
     result = []
     for name in sorted(shipped | own):
         digests = [sha256_file(root / name) if (root / name).is_file() else "no such file" for root in (Path(), folder)]
-        if digests[0] != digests[1]:
+        if Path(name).match("config/*.yaml") and "no such file" in digests:
+            say(f"sources: {name} is on one side alone, and not compared")
+        elif digests[0] != digests[1]:
             result.append(Difference(f"{name}, of this checkout and of the archive", *digests))
     for name in sorted(programs[0] ^ programs[1]):
         modes = ["a program" if name in names else "no program" for names in programs]
@@ -189,6 +204,36 @@ def check_values(folder: Path, run: str) -> list[Difference]:
     return result
 
 
+def check_adapter(folder: Path, run: str) -> list[Difference]:
+    """What lies beside the adapter's weights and is believed when it is loaded: model card, settings, tokenizer.
+
+    And the packages that trained it, which are the locked ones.
+    """
+    with contextlib.chdir(folder):
+        run_config = load_config(Path("outputs", run, "config.yaml"))
+        run_dir, lora = run_config.run_dir, run_config.lora
+        names = ("manifest.json", "provenance.json", "environment.json", SETTINGS)
+        manifest, provenance, environment, settings = (artifacts.read_json(run_dir / name, "") for name in names)
+        losses = [
+            row["eval_loss"] for row in artifacts.read_jsonl(run_dir / "train_log.jsonl", "") if "eval_loss" in row
+        ]
+        made = {CARD: sha256_bytes(card.document(run_config, manifest, losses[-1]).encode())}
+        made |= {f"adapter/{n}": h for n, h in provenance["files"].items() if n in config.TOKENIZER_FILES}
+        found = {f"adapter/{file.name}": sha256_file(file) for file in run_config.adapter_dir.iterdir()}
+        locked = read_lock(config.RUNTIME_LOCK)
+    asked = lora.model_dump() | {"base_model_name_or_path": run_config.model_dir.as_posix()}
+    asked["target_modules"] = sorted(set(lora.target_modules))
+    packages = environment["packages"]
+    say(f"report: {len(made) + 1} files beside the adapter's weights")
+    return [
+        *compare(
+            "sha256 of", made, {name: digest for name, digest in found.items() if name not in (ADAPTER, SETTINGS)}
+        ),
+        *compare(SETTINGS, asked, {key: settings.get(key) for key in asked}),
+        *compare("environment.json.packages", {name: locked[name][0] for name in packages}, packages),
+    ]
+
+
 def check_report(folder: Path, run: str) -> list[Difference]:
     """The report against the JSON that it shows."""
     result = []
@@ -202,6 +247,9 @@ def check_report(folder: Path, run: str) -> list[Difference]:
             found = sha256_file(path) if path.is_file() else "no such file"
             if sha256_bytes(content) != found:
                 result.append(Difference(f"{path}, rendered again", sha256_bytes(content), found))
+        shown = (file.relative_to(config.REPORTS) for file in config.REPORTS.rglob("*") if file.is_file())
+        for path in sorted({path.as_posix() for path in shown if path.parts[0] != "reference"} - files.keys()):
+            result.append(Difference(f"{config.REPORTS / path}, rendered again", "no such file", "a file"))
         splits = {
             path: digest for path, digest in results.records["preprocess"]["outputs"].items() if SPLIT.match(path)
         }
@@ -285,6 +333,14 @@ def check_rerun(run: str, level: str) -> list[Difference]:
             )
     else:
         trained = level == "full" and ADAPTER not in same
+        if level == "full":
+            # The weights alone, and with them the loss that the card has, may be others
+            may_differ = {ADAPTER, CARD} if trained else set()
+            beside = [
+                {f"adapter/{file.name}": sha256_file(file) for file in (folder / "adapter").iterdir()}
+                for folder in (shipped, found)
+            ]
+            result += compare("sha256 of", *({n: h for n, h in one.items() if n not in may_differ} for one in beside))
         examples = [artifacts.read_jsonl(folder / "examples.jsonl", "") for folder in (shipped, found)]
         result += compare_metrics(*metrics, trained) + compare_examples(*examples, trained)
     for name in ("base", "finetuned"):
@@ -310,6 +366,7 @@ def check_all(archive: Path, level: str) -> list[Difference]:
         ("hashes", lambda: check_statements(SHIPPED, run)),
         ("hashes", lambda: check_sources(SHIPPED)),
         ("report", lambda: check_values(SHIPPED, run)),
+        ("report", lambda: check_adapter(SHIPPED, run)),
         ("report", lambda: check_report(SHIPPED, run)),
         ("report", lambda: check_documents(SHIPPED, run)),
     ]

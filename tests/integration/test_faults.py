@@ -20,7 +20,7 @@ from lorabundle import artifacts, diagnosis, evaluate, fetch, locks, modeling, p
 from lorabundle.artifacts import hash_paths, read_json, sha256_file, write_json
 from lorabundle.config import Config, load_config
 from lorabundle.docstrings import build_records
-from lorabundle.errors import AdapterError, ImplausibleLossError
+from lorabundle.errors import AdapterError, HashMismatchError, ImplausibleLossError
 from tests.conftest import ROOT, ask
 
 IGNORE = prompts.IGNORE_INDEX
@@ -223,10 +223,24 @@ def test_adapter_of_another_base(trained, tiny_model):
     torch.manual_seed(1)
     other = AutoModelForCausalLM.from_config(tiny_model.config)
     other.save_pretrained(trained.model_dir)
+    provenance = trained.model_dir / "provenance.json"
+    files = {name: sha256_file(trained.model_dir / name) for name in read_json(provenance, "")["files"]}
+    write_json(provenance, read_json(provenance, "") | {"files": files})  # as if fetch had left it so
     assert modeling.load_adapter(modeling.load_base(trained), trained.adapter_dir)
     with pytest.raises(AdapterError, match=r"model\.safetensors is not the base model of the training"):
         evaluate.run(trained)
     assert not (trained.run_dir / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("stage", [train, evaluate])
+def test_base_weights_with_one_bit_changed(trained, stage):
+    """Too little to be seen in a loss, and a training would hide it for good."""
+    weights = trained.model_dir / "model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()  # fetch has linked it
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(HashMismatchError, match=r"model\.safetensors is not the file that fetch left"):
+        stage.run(trained)
 
 
 def test_weights_as_before_any_training(trained, tiny_model):

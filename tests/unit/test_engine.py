@@ -119,3 +119,10 @@ def test_other_python_gets_a_message_that_names_the_container(project):
     assert "the locks are for CPython 3.11, and the python3 here is CPython 3.12.1" in finished.stderr
     assert "make all ENGINE=docker" in finished.stderr
     assert Path(".venv").exists()
+
+
+@pytest.mark.parametrize("threads", ["abc", "0", "-1", "1.5"])
+def test_threads_must_be_a_number(project, threads):
+    finished = run("docker/run.sh", "true", ENGINE="venv", THREADS=threads)
+    assert finished.returncode == 2
+    assert f"THREADS is '{threads}'" in finished.stderr

@@ -382,3 +382,20 @@ def test_no_module_hides_a_library_of_the_same_name():
     """A top-level evaluate.py once shadowed the evaluate library: modules are in the package, nothing else is on the path."""
     assert [path.name for path in (ROOT / "src").iterdir() if path.name != "__pycache__"] == ["lorabundle"]
     assert list(ROOT.glob("*.py")) == []
+
+
+@pytest.mark.parametrize("setting", ["run=../../elsewhere", "run=.hidden", "model.name=../../../elsewhere"])
+def test_a_name_that_leads_elsewhere_makes_no_folder_there(project, setting):
+    """The config stage refuses it, but make makes folders before that."""
+    command = ["make", "data", "ENGINE=venv", "CONFIG=config/smoke.yaml", f"SET={setting}"]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert "String should match pattern" in finished.stderr
+    assert not Path("../elsewhere").exists()
+    assert not Path("outputs/.hidden").exists()
+
+
+def test_empty_config_is_named(project):
+    finished = subprocess.run(["make", "all", "CONFIG="], capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert "CONFIG is empty" in finished.stderr

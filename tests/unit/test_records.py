@@ -171,7 +171,7 @@ def test_unknown_columns():
 
 
 def test_file_without_rows(tmp_path):
-    with pytest.raises(ColumnError, match="columns of no row"):
+    with pytest.raises(ColumnError, match=r"d\.jsonl has no row with columns"):
         load_rows(tmp_path)
 
 

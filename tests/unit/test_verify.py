@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lorabundle import archive, config, report, verify
-from lorabundle.artifacts import atomic_write, read_json, sha256_bytes, write_json
+from lorabundle import archive, card, config, report, verify
+from lorabundle.artifacts import atomic_write, hash_paths, read_json, sha256_bytes, write_json
 from lorabundle.evidence import STAGES
+from lorabundle.locks import read_lock
 from lorabundle.metrics import score_answers
 from lorabundle.picks import samples
 from lorabundle.summary import MODELS, summarise
@@ -38,7 +39,12 @@ def shipped(packed, finished_project) -> Path:
     files["examples.jsonl"] = scored(examples())
     files["samples.jsonl"] = samples(files["examples.jsonl"], packed.sample.num_prompts)
     files["metrics.json"] |= summarise(files["examples.jsonl"], packed.seed) | facts
+    files["environment.json"]["packages"] = {"torch": read_lock(config.RUNTIME_LOCK)["torch"][0]}
     write_packed(packed, files)
+    atomic_write(packed.adapter_dir / "README.md", card.document(packed, files["manifest.json"], val_loss=1.4))
+    asked = packed.lora.model_dump() | {"base_model_name_or_path": str(packed.model_dir), "bias": "none"}
+    asked["target_modules"] = sorted(asked["target_modules"])
+    write_json(packed.adapter_dir / "adapter_config.json", asked)
     for stage in STAGES:
         atomic_write(packed.run_dir / f"logs/{stage}.log", stage)
     config.write_resolved(packed)
@@ -354,6 +360,67 @@ def rerun(level: str = "full", adapter: bytes = b"weights", **changes) -> None:
 def compare(level: str = "full") -> list[str]:
     """The differences from what the stages gave."""
     return [str(difference) for difference in verify.compare_all(ARCHIVE, level)]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "where"),
+    [
+        ("adapter/README.md", b"1.4000", b"0.0123", "sha256 of.adapter/README.md: expected"),
+        ("adapter/adapter_config.json", b"data/models", b"evil/models", "adapter/adapter_config.json.base_model_name"),
+        ("adapter/adapter_config.json", b'"r": ', b'"r": 1', "adapter/adapter_config.json.r: expected"),
+        ("adapter/tokenizer.json", b"", b"{}", "sha256 of.adapter/tokenizer.json: expected nothing"),
+        ("environment.json", b'"torch": "2', b'"torch": "9', "environment.json.packages.torch: expected 2"),
+        ("stages/train.json", b'"lorabundle.train"', b'"other.trainer"', "stages/train.json.command.2: expected"),
+        ("adapter/adapter_model.bin", b"", b"more", "adapter/adapter_model.bin: expected no such file"),
+        ("logs/notes.md", b"", b"more", "logs/notes.md: expected no such file"),
+    ],
+)
+def test_a_run_that_was_forged_throughout_is_found(shipped, packed, name, old, new, where):
+    """Records, report, documents and lists all fit; a record names even the files that no run has."""
+    run = packed.run_dir
+    data = (run / name).read_bytes() if (run / name).exists() else b""
+    assert old in data
+    atomic_write(run / name, data.replace(old, new, 1) if old else new)
+    if not name.startswith("stages"):
+        write_records(packed)
+    record = read_json(packed.record_path("train"), "")
+    record["outputs"] |= hash_paths([run / name]) if name.startswith(("adapter", "logs")) else {}
+    write_json(packed.record_path("train"), record)
+    shutil.rmtree("reports")
+    report.run(packed)
+    reported = read_json(packed.record_path("report"), "")
+    reported["outputs"] = hash_paths([config.REPORTS, run / "RESULTS.sha256"])
+    write_json(packed.record_path("report"), reported)
+    archive.run(packed)
+    files = contents(shipped)
+    repack(files | {f"{run}/{name}": (run / name).read_bytes()}, sums=True)
+    assert any(where in line for line in check()), check()
+
+
+def test_a_file_of_the_reports_folder_that_the_report_lacks_is_found(shipped, packed):
+    atomic_write(config.REPORTS / "figures/claims.html", "99 %")
+    record = read_json(packed.record_path("report"), "")
+    record["outputs"] |= hash_paths([config.REPORTS / "figures/claims.html"])
+    write_json(packed.record_path("report"), record)
+    archive.run(packed)
+    (line,) = check()
+    assert line.startswith("reports/figures/claims.html, rendered again: expected no such file")
+
+
+def test_a_config_of_the_authors_own_is_no_difference(shipped, packed, capsys):
+    atomic_write(Path("config/mine.yaml"), "run: mine\n")
+    archive.run(packed)
+    Path("config/mine.yaml").unlink()
+    assert check() == []
+    assert "config/mine.yaml is on one side alone" in capsys.readouterr().out
+
+
+def test_what_lies_beside_the_weights_must_come_out_again(shipped):
+    settings = verify.RERUN["full"] / "outputs/smoke/adapter/adapter_config.json"
+    rerun()
+    write_json(settings, read_json(settings, "") | {"bias": "all"})
+    (line,) = compare()
+    assert line.startswith("sha256 of.adapter/adapter_config.json: expected")
 
 
 def test_a_rerun_with_the_same_results_is_verified(shipped, capsys):

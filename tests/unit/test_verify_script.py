@@ -1,5 +1,6 @@
 """docker/verify.sh: what lies beside an archive, and which stages run again in which order. Stages are replaced by a stub."""
 
+import fcntl
 import shutil
 import subprocess
 from pathlib import Path
@@ -141,4 +142,16 @@ def test_a_signature_that_is_asked_for_must_be_there(project):
     Path("a.tar.gz.sig").touch()
     finished = verify("a.tar.gz", "hashes", "none.pub")
     assert finished.returncode == 2
-    assert "there is no public key none.pub" in finished.stderr
+    assert "SIGN_KEY is 'none.pub', which is no public SSH key" in finished.stderr
+
+
+def test_two_archives_are_not_verified_in_one_folder_at_a_time(project):
+    """What one unpacked would be taken for the other's."""
+    Path("outputs").mkdir()
+    with open("outputs/.verify.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        finished = verify("a.tar.gz", "hashes")
+    assert finished.returncode == 2
+    assert "another archive is being verified in this folder" in finished.stderr
+    assert not Path("ran").exists()
+    assert verify("a.tar.gz", "hashes").returncode == 0

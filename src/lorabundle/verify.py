@@ -131,7 +131,8 @@ def _unrecorded(folder: Path, run: str, outputs: set[str]) -> list[Difference]:
     }
     return [
         Difference(
-            path, *(("a file", "no such file") if path in expected else ("no such file: no record has it", "a file"))
+            path,
+            *(("a file", "no such file") if path in expected else ("no such file: it is none of the run's", "a file")),
         )
         for path in sorted(expected ^ found)
     ]

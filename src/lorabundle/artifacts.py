@@ -205,6 +205,13 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def changed_files(folder: Path, hashes: dict[str, str]) -> list[str]:
+    """Names of the files that are not there, or do not have the sha256 that `hashes` has by their path below `folder`."""
+    return [
+        name for name, digest in hashes.items() if not (folder / name).is_file() or sha256_file(folder / name) != digest
+    ]
+
+
 def hash_paths(paths: list[Path]) -> dict[str, str]:
     """Map every file at or below `paths` to its sha256, sorted by path (the form of a stage record's inputs/outputs)."""
     files = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()}

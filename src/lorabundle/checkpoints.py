@@ -49,9 +49,7 @@ def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
             if complete["fingerprint"] != fingerprint:
                 log.warning("%s belongs to other settings, data or code; training starts afresh", checkpoint)
                 break
-            if any(
-                not (checkpoint / n).is_file() or sha256_file(checkpoint / n) != s for n, s in complete["files"].items()
-            ):
+            if artifacts.changed_files(checkpoint, complete["files"]):
                 log.warning("%s is damaged; ignored", checkpoint)
                 continue
             return checkpoint

@@ -171,12 +171,7 @@ def is_complete(folder: Path, request: dict) -> bool:
     if not path.is_file():
         return False
     provenance = json.loads(path.read_text(encoding="utf-8"))
-    files = [folder / name for name in provenance["files"]]
-    return (
-        provenance["request"] == request
-        and all(file.is_file() for file in files)
-        and {name: artifacts.sha256_file(folder / name) for name in provenance["files"]} == provenance["files"]
-    )
+    return provenance["request"] == request and not artifacts.changed_files(folder, provenance["files"])
 
 
 def model_request(config: Config) -> dict:

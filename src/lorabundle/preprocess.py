@@ -22,15 +22,32 @@ from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.table import MemoryMappedTable
 
-from lorabundle import artifacts, config, datacard, leakage, prompts, readers, reasoning, records
-from lorabundle.config import Config
-from lorabundle.docstrings import build_records
-from lorabundle.errors import EmptySplitError
-from lorabundle.locks import locked_wheels
-from lorabundle.modeling import load_tokenizer
-from lorabundle.problems import Quarantine, RowProblem
-from lorabundle.readers import Row
-from lorabundle.stage import Artifacts, run_stage
+from lorabundle.core import config
+from lorabundle.core.config import Config
+from lorabundle.core.errors import EmptySplitError
+from lorabundle.core.files import (
+    atomic_dir,
+    hash_paths,
+    iterate_jsonl,
+    require,
+    scratch_dir,
+    sha256_file,
+    writable,
+    write_json,
+    write_json_if_changed,
+    write_jsonl,
+)
+from lorabundle.core.locks import locked_wheels
+from lorabundle.core.stage import Artifacts, run_stage
+from lorabundle.data import reasoning_gym
+from lorabundle.data.docstrings import build_records
+from lorabundle.data.duplicates import clean, left_over
+from lorabundle.data.file_formats import Row, dataset_files, read_rows
+from lorabundle.data.manifest import card_licence, describe_split, lengths, wheel_licences
+from lorabundle.data.quarantine import Quarantine, RowProblem
+from lorabundle.data.shapes import build, check_built, columns_of
+from lorabundle.model import prompts
+from lorabundle.model.convert import load_tokenizer
 
 log = logging.getLogger("lorabundle.preprocess")
 
@@ -123,7 +140,7 @@ def cut(rows: Iterable[dict], max_length: int) -> Iterator[dict]:
 
 def on_disk(rows: Iterable[dict], path: Path) -> Dataset:
     """Rows of `FEATURES`, written to an Arrow file as they come and read from it as they are asked for."""
-    with artifacts.writable(path), ArrowWriter(path=str(path), features=FEATURES) as writer:
+    with writable(path), ArrowWriter(path=str(path), features=FEATURES) as writer:
         for row in rows:
             writer.write(row)
         writer.finalize()
@@ -143,17 +160,17 @@ class Source:
 
 def _built(settings: config.Data, quarantine: Quarantine) -> Source:
     """Records that are made from locked wheels: of every configured package, or of every configured task."""
-    if settings.source == reasoning.SOURCE:
-        wheels = {reasoning.PACKAGE: reasoning.wheel()}
-        built = reasoning.build_records(settings.tasks)
+    if settings.source == reasoning_gym.SOURCE:
+        wheels = {reasoning_gym.PACKAGE: reasoning_gym.wheel()}
+        built = reasoning_gym.build_records(settings.tasks)
     else:
         wheels = locked_wheels(settings.packages)
         built = build_records(wheels)
     raw = config.RAW / f"{settings.source}.jsonl"
-    artifacts.write_jsonl(raw, built)
+    write_jsonl(raw, built)
     form = {"file": "built", "shape": settings.source, "columns": {}}
-    pairs = records.check_built(artifacts.iterate_jsonl(raw, "Run `make data`."), quarantine)
-    return Source(list(wheels.values()), pairs, form, datacard.wheel_licences(wheels))
+    pairs = check_built(iterate_jsonl(raw, "Run `make data`."), quarantine)
+    return Source(list(wheels.values()), pairs, form, wheel_licences(wheels))
 
 
 def _users_data(settings: config.Data, quarantine: Quarantine) -> Source:
@@ -162,14 +179,14 @@ def _users_data(settings: config.Data, quarantine: Quarantine) -> Source:
     root = files[0].parent
     if settings.is_hub:
         root = settings.dataset_dir
-        artifacts.require(root / "provenance.json", "Run `make fetch`: it downloads the dataset.")
-        files = readers.dataset_files(root)
-        licence = datacard.card_licence(root / "README.md")
+        require(root / "provenance.json", "Run `make fetch`: it downloads the dataset.")
+        files = dataset_files(root)
+        licence = card_licence(root / "README.md")
         licences = {settings.source: licence} if licence else {}
-    shape, fields = records.columns_of(readers.read_rows(files, root), settings)
+    shape, fields = columns_of(read_rows(files, root), settings)
     log.info("%s: shape %s, %s", settings.source, shape, ", ".join(f"{f} from {c}" for f, c in fields.items()))
     form = {"file": files[0].suffix.lower()[1:], "shape": shape, "columns": fields}
-    return Source(files, records.build(readers.read_rows(files, root), fields, quarantine), form, licences)
+    return Source(files, build(read_rows(files, root), fields, quarantine), form, licences)
 
 
 def run(run_config: Config) -> Artifacts:
@@ -179,7 +196,7 @@ def run(run_config: Config) -> Artifacts:
     tokenizer = load_tokenizer(run_config.model_dir)
     quarantine = Quarantine(run_config.run_dir / "quarantine.jsonl", settings.on_error)
     source = (_built if settings.source in config.BUILT_SOURCES else _users_data)(settings, quarantine)
-    with artifacts.scratch_dir(config.PROCESSED / ".rows") as scratch:
+    with scratch_dir(config.PROCESSED / ".rows") as scratch:
         rows = encode_rows(source.pairs, tokenizer, settings.max_length, quarantine, source.format["columns"])
         encoded = on_disk(rows, scratch / "encoded.arrow")
         total = len(encoded) + len(quarantine.rows)
@@ -187,7 +204,7 @@ def run(run_config: Config) -> Artifacts:
         if quarantined["rows"]:
             log.warning("%d of %d rows left out, see %s", quarantined["rows"], total, quarantined["file"])
 
-        groups, dropped, before = leakage.clean(encoded, settings.near_duplicate_threshold)
+        groups, dropped, before = clean(encoded, settings.near_duplicate_threshold)
         log.info("%d records from %s, dropped: %s", total, settings.source, dropped)
         kept, ids = list(groups), list(encoded["id"])
         chosen = assign_splits([ids[index] for index in kept], list(groups.values()), settings)
@@ -195,18 +212,18 @@ def run(run_config: Config) -> Artifacts:
             name: on_disk((encoded[kept[n]] | {"group": groups[kept[n]]} for n in places), scratch / f"{name}.arrow")
             for name, places in chosen.items()
         }
-        after, remaining = leakage.left_over(splits, settings.near_duplicate_threshold)
+        after, remaining = left_over(splits, settings.near_duplicate_threshold)
         _warn_of(after["across"], remaining)
         licences = dict(source.licences)
         if run_config.model.source == "wheel":
-            licences |= datacard.wheel_licences(locked_wheels([run_config.model.path]))
+            licences |= wheel_licences(locked_wheels([run_config.model.path]))
         manifest = {
             "schema": 1,
             "source": settings.source,
             "format": source.format,
-            "source_sha256": artifacts.hash_paths(source.files),
+            "source_sha256": hash_paths(source.files),
             "licences": licences,
-            "tokenizer_sha256": artifacts.sha256_file(run_config.model_dir / "tokenizer.json"),
+            "tokenizer_sha256": sha256_file(run_config.model_dir / "tokenizer.json"),
             "template_sha256": prompts.template_sha256(tokenizer),
             "records": total,
             "quarantined": quarantined,
@@ -214,12 +231,12 @@ def run(run_config: Config) -> Artifacts:
             "truncated": {},
             "duplicates": {"threshold": settings.near_duplicate_threshold, "before": before}
             | {"after": after, "remaining": remaining},
-            "lengths": datacard.lengths(splits),
+            "lengths": lengths(splits),
             "splits": {},
         }
         _write(splits, manifest, settings.max_length, scratch)
     copy = run_config.run_dir / "manifest.json"  # the run's own
-    artifacts.write_json_if_changed(copy, manifest)
+    write_json_if_changed(copy, manifest)
     return Artifacts(
         inputs=[*source.files, run_config.model_dir / "tokenizer.json"],
         outputs=[copy, *([quarantine.path] if quarantined["file"] else [])]
@@ -245,12 +262,12 @@ def _write(splits: dict[str, Dataset], manifest: dict, max_length: int, scratch:
         manifest["truncated"][name] = sum(len(row["input_ids"]) > max_length for row in uncut)
         rows = on_disk(cut(uncut, max_length), scratch / f"{name}-cut.arrow")
         folder = config.PROCESSED / name
-        with artifacts.atomic_dir(folder) as temporary:
+        with atomic_dir(folder) as temporary:
             rows.save_to_disk(temporary)
-        manifest["splits"][name] = datacard.describe_split(rows, folder)
+        manifest["splits"][name] = describe_split(rows, folder)
         shown = {key: manifest["splits"][name][key] for key in ("examples", "tokens", "response_tokens")}
         log.info("%s: %s", name, shown)
-    artifacts.write_json(path, manifest)
+    write_json(path, manifest)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,22 @@ Run as: python -m lorabundle.report --config config/default.yaml
 
 import sys
 
-from lorabundle import artifacts, config, document
-from lorabundle.config import Config
-from lorabundle.document import OBJECTS, RECORDED, ROWS
-from lorabundle.results import LISTING, listing, paths
-from lorabundle.stage import Artifacts, run_stage
+from lorabundle.core import config
+from lorabundle.core.config import Config
+from lorabundle.core.files import atomic_write, sha256_bytes
+from lorabundle.core.fingerprint import LISTING, listing, paths
+from lorabundle.core.stage import Artifacts, run_stage
+from lorabundle.reporting.files import OBJECTS, RECORDED, ROWS, load_results, report_files, upper_part
 
 
 def run(run_config: Config) -> Artifacts:
     """Render the report."""
-    results = document.load(run_config)
-    listed = listing(run_config, document.upper_part(run_config, results))
-    files = document.files(run_config, results, artifacts.sha256_bytes(listed.encode()))
+    results = load_results(run_config)
+    listed = listing(run_config, upper_part(run_config, results))
+    files = report_files(run_config, results, sha256_bytes(listed.encode()))
     for name, content in files.items():  # only now, so that an error above leaves no half of a report
-        artifacts.atomic_write(config.REPORTS / name, content)
-    artifacts.atomic_write(run_config.run_dir / LISTING, listed)
+        atomic_write(config.REPORTS / name, content)
+    atomic_write(run_config.run_dir / LISTING, listed)
     read = [run_config.run_dir / name for name in (*(f"{name}.json" for name in OBJECTS), *ROWS.values())]
     return Artifacts(
         inputs=[*dict.fromkeys([*read, *map(run_config.record_path, RECORDED), *paths(run_config)])],

@@ -8,17 +8,17 @@ Run as: python -m lorabundle.sample --config config/default.yaml
 
 import sys
 
-from lorabundle import artifacts
-from lorabundle.config import Config
-from lorabundle.picks import samples
-from lorabundle.stage import Artifacts, run_stage
+from lorabundle.core.config import Config
+from lorabundle.core.files import read_jsonl, write_jsonl
+from lorabundle.core.stage import Artifacts, run_stage
+from lorabundle.evaluation.samples import samples
 
 
 def run(run_config: Config) -> Artifacts:
     """Pick the samples."""
     source, target = (run_config.run_dir / name for name in ("examples.jsonl", "samples.jsonl"))
-    examples = artifacts.read_jsonl(source, "Run `make eval` first.")
-    artifacts.write_jsonl(target, samples(examples, run_config.sample.num_prompts))
+    examples = read_jsonl(source, "Run `make eval` first.")
+    write_jsonl(target, samples(examples, run_config.sample.num_prompts))
     return Artifacts(inputs=[source], outputs=[target])
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from lorabundle import artifacts, config
-from lorabundle.errors import ConfigError, LorabundleError
+from lorabundle.core import config
+from lorabundle.core.errors import ConfigError, LorabundleError
+from lorabundle.core.files import atomic_write, read_json, require, write_json
 
 COLUMNS = {  # key -> heading and format of a fine-tuned model's numbers
     "loss": ("Test loss", "{:.4f}"),
@@ -40,9 +41,9 @@ def compare(folders: list[Path]) -> dict:
         raise ConfigError('A spread needs at least two runs. Give at least two seeds: make seeds SEEDS="0 1 2".')
     runs, common = [], []
     for folder in folders:
-        metrics = artifacts.read_json(folder / "metrics.json", "Run `make seeds` to train and evaluate it.")
-        settings = yaml.safe_load(artifacts.require(folder / "config.yaml", "Run `make seeds`.").read_text())
-        manifest = artifacts.read_json(folder / "manifest.json", "Run `make seeds`.")
+        metrics = read_json(folder / "metrics.json", "Run `make seeds` to train and evaluate it.")
+        settings = yaml.safe_load(require(folder / "config.yaml", "Run `make seeds`.").read_text())
+        manifest = read_json(folder / "manifest.json", "Run `make seeds`.")
         common.append(({k: v for k, v in settings.items() if k not in ("run", "seed")}, manifest))
         runs.append({"run": metrics["run"], "seed": metrics["seed"], **_numbers(metrics)})
     if len({run["seed"] for run in runs}) < len(runs) or any(other != common[0] for other in common):
@@ -92,8 +93,8 @@ def main() -> int:
     """Compare the runs whose folders are the arguments."""
     try:
         result = compare([Path(argument) for argument in sys.argv[1:]])
-        artifacts.write_json(config.REPORTS / "seeds.json", result)
-        artifacts.atomic_write(config.REPORTS / "seeds.md", render(result))
+        write_json(config.REPORTS / "seeds.json", result)
+        atomic_write(config.REPORTS / "seeds.md", render(result))
     except LorabundleError as error:
         print(f"seeds: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code

@@ -24,8 +24,16 @@ from datasets import Dataset, load_from_disk
 from transformers import GenerationConfig, PreTrainedModel, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import artifacts, config, modeling, prompts, runinfo, scoring
-from lorabundle.config import Config
+from lorabundle.compute.generate import Generation, generate
+from lorabundle.compute.load import load_base
+from lorabundle.compute.scoring import Score, mean_loss, score_responses
+from lorabundle.core import config
+from lorabundle.core.config import Config
+from lorabundle.core.config_file import load_config
+from lorabundle.core.files import write_json
+from lorabundle.model import prompts
+from lorabundle.model.convert import load_tokenizer
+from lorabundle.training.environment import environment
 
 OUTPUT = Path("outputs/bench")
 REPEATS = 3
@@ -68,20 +76,20 @@ def require_close(name: str, stock: float, ours: float, tolerance: float) -> Non
 def sft_trainer(run_config: Config, rows: Dataset, folder: str, bf16: bool) -> SFTTrainer:
     """TRL's trainer at its defaults, but for the device, the dtype and what it prints."""
     trainer = SFTTrainer(
-        model=modeling.load_base(run_config),
+        model=load_base(run_config),
         args=SFTConfig(output_dir=folder, use_cpu=True, bf16=bf16, report_to="none", disable_tqdm=True),
         train_dataset=rows,
         eval_dataset=rows,
-        processing_class=modeling.load_tokenizer(run_config.model_dir),
+        processing_class=load_tokenizer(run_config.model_dir),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def trainer_loss(scores: list[scoring.Score], batch_size: int) -> float:
+def trainer_loss(scores: list[Score], batch_size: int) -> float:
     """Our scores averaged as the trainer does it: tokens' mean in each batch, then the batches' mean by rows."""
     batches = [scores[first : first + batch_size] for first in range(0, len(scores), batch_size)]
-    return mean(scoring.mean_loss(batch) for batch in batches for _ in batch)
+    return mean(mean_loss(batch) for batch in batches for _ in batch)
 
 
 def bench_scoring(run_config: Config, model: PreTrainedModel, rows: Dataset) -> dict:
@@ -95,7 +103,7 @@ def bench_scoring(run_config: Config, model: PreTrainedModel, rows: Dataset) -> 
             runs["SFTTrainer.evaluate, bf16=True"] = sft_trainer(run_config, rows, folder, bf16=True).evaluate
         for run in runs.values():
             run(rows.select(range(WARM_UP)))
-        runs["score_responses"] = lambda: scoring.score_responses(model, examples)
+        runs["score_responses"] = lambda: score_responses(model, examples)
         seconds, results = take_turns(runs)
     loss = results["SFTTrainer.evaluate"]["eval_loss"]
     ours = trainer_loss(results["score_responses"], same.args.per_device_eval_batch_size)
@@ -105,7 +113,7 @@ def bench_scoring(run_config: Config, model: PreTrainedModel, rows: Dataset) -> 
 
 def bench_generation(run_config: Config, model: PreTrainedModel, rows: Dataset, max_new_tokens: int) -> dict:
     """`generate` beside transformers' `generate`, one prompt at a time."""
-    tokenizer = modeling.load_tokenizer(run_config.model_dir)
+    tokenizer = load_tokenizer(run_config.model_dir)
     stop = prompts.end_of_turn_id(tokenizer)
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop, pad_token_id=stop)
     prompt_ids = [prompts.encode_prompt(tokenizer, row["prompt"]) for row in rows]
@@ -119,8 +127,8 @@ def bench_generation(run_config: Config, model: PreTrainedModel, rows: Dataset, 
             outputs.append(output[0, len(prompt) :].tolist())
         return outputs
 
-    def ours(prompt_ids: list[list[int]]) -> list[scoring.Generation]:
-        return scoring.generate(model, tokenizer, prompt_ids, max_new_tokens, run_config.evaluate.batch_size)
+    def ours(prompt_ids: list[list[int]]) -> list[Generation]:
+        return generate(model, tokenizer, prompt_ids, max_new_tokens, run_config.evaluate.batch_size)
 
     for run in (one_by_one, ours):
         run(prompt_ids[:WARM_UP])
@@ -161,20 +169,20 @@ def main() -> None:
     config.add_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="fewer rows and shorter answers")
     arguments = parser.parse_args()
-    run_config, size = config.load_config(arguments.config, arguments.set), QUICK if arguments.quick else FULL
-    model = modeling.load_base(run_config)
+    run_config, size = load_config(arguments.config, arguments.set), QUICK if arguments.quick else FULL
+    model = load_base(run_config)
     test = load_from_disk(config.PROCESSED / "test")
     rows = test.select(range(min(size["rows"], len(test))))
     prompt_rows = test.select(range(min(size["prompts"], len(test))))
     result = {
         "schema": 1,
         "run": run_config.run,
-        "environment": runinfo.environment(run_config),
+        "environment": environment(run_config),
         "scoring": bench_scoring(run_config, model, rows.select_columns(["input_ids", "labels"])),
         "generation": bench_generation(run_config, model, prompt_rows, size["max_new_tokens"]),
     }
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(OUTPUT / "evaluation.json", result)
+    write_json(OUTPUT / "evaluation.json", result)
     (OUTPUT / "evaluation.md").write_text(markdown(result), encoding="utf-8")
     print(markdown(result))
 

@@ -14,7 +14,10 @@ import torch
 from datasets import load_from_disk
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from lorabundle import artifacts, config, runinfo
+from lorabundle.core import config
+from lorabundle.core.config_file import load_config
+from lorabundle.core.files import atomic_dir, write_json
+from lorabundle.training.environment import environment
 from tests.bench.bench_evaluation import OUTPUT, REPEATS
 from tests.bench.bench_training import measure
 
@@ -46,7 +49,7 @@ def make_model(run_config: config.Config) -> None:
     if (folder / "config.json").is_file():
         return
     torch.manual_seed(0)
-    with artifacts.atomic_dir(folder) as temporary, torch.no_grad():
+    with atomic_dir(folder) as temporary, torch.no_grad():
         with torch.device("meta"):
             model = Phi3ForCausalLM(Phi3Config(**GEOMETRY)).to(torch.bfloat16)
         model.to_empty(device="cpu")
@@ -81,13 +84,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     config.add_arguments(parser)
     arguments = parser.parse_args()
-    run_config = config.load_config(arguments.config, arguments.set)
+    run_config = load_config(arguments.config, arguments.set)
     make_model(run_config)
     rows = (
         load_from_disk(config.PROCESSED / "train").select_columns(["input_ids", "labels"]).select(range(16)).to_list()
     )
     arguments.set = [*arguments.set, *SETTINGS]
-    result = {"schema": 1, "environment": runinfo.environment(run_config), "part": {}}
+    result = {"schema": 1, "environment": environment(run_config), "part": {}}
     parts = [measure({name: side}, rows, 1, arguments) for name, side in SIDES.items()]  # one at a time in memory
     for key in parts[0]:
         values = [part[key] for part in parts]
@@ -95,7 +98,7 @@ def main() -> None:
             {k: v for value in values for k, v in value.items()} if isinstance(values[0], dict) else values[0]
         )
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(OUTPUT / "geometry.json", result)
+    write_json(OUTPUT / "geometry.json", result)
     (OUTPUT / "geometry.md").write_text(markdown(result), encoding="utf-8")
     print(markdown(result))
 

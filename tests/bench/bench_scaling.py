@@ -15,7 +15,9 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
-from lorabundle import artifacts, config
+from lorabundle.core import config
+from lorabundle.core.config_file import load_config
+from lorabundle.core.files import read_json, write_json
 
 SHARES = (16, 4, 1)  # of the data, one in so many
 EXAMPLES = 640
@@ -47,7 +49,7 @@ def run_stage(stage: str, folder: Path, arguments: argparse.Namespace, overrides
     )
     if finished.returncode:
         sys.exit(f"bench: error: {stage} failed: {finished.stderr}")
-    return artifacts.read_json(folder / f"outputs/scaling/stages/{stage}.json", "")
+    return read_json(folder / f"outputs/scaling/stages/{stage}.json", "")
 
 
 def markdown(rows: list[dict]) -> str:
@@ -70,9 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     config.add_arguments(parser)
     arguments = parser.parse_args()
-    run_config = config.load_config(arguments.config, arguments.set)
+    run_config = load_config(arguments.config, arguments.set)
     lines = (config.RAW / f"{run_config.data.source}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    probed = artifacts.read_json(Path("outputs/.probe.json"), "Run bench_training first.")
+    probed = read_json(Path("outputs/.probe.json"), "Run bench_training first.")
     # Whatever a probe on one thread says
     same = [f"model.{key}={probed[key]}" for key in ("dtype", "attn_implementation")]
     measured = []
@@ -86,7 +88,7 @@ def main() -> None:
                 records = {
                     stage: run_stage(stage, folder, arguments, overrides, threads) for stage in ("preprocess", "train")
                 }
-                manifest = artifacts.read_json(folder / "outputs/scaling/manifest.json", "")
+                manifest = read_json(folder / "outputs/scaling/manifest.json", "")
             kept = {
                 stage: {key: record[key] for key in ("seconds", "peak_rss_bytes")} for stage, record in records.items()
             }
@@ -94,7 +96,7 @@ def main() -> None:
             measured.append({"rows": manifest["records"], "examples": examples, "threads": threads} | kept)
             print(f"[bench] {measured[-1]}", flush=True)
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(OUTPUT / "scaling.json", {"schema": 1, "measured": measured})
+    write_json(OUTPUT / "scaling.json", {"schema": 1, "measured": measured})
     (OUTPUT / "scaling.md").write_text(markdown(measured), encoding="utf-8")
     print(markdown(measured))
 

@@ -20,8 +20,12 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lorabundle import artifacts, config, packing, probe, runinfo
-from lorabundle.prompts import IGNORE_INDEX
+from lorabundle.compute import cpu_probe, packing
+from lorabundle.core import config
+from lorabundle.core.config_file import load_config
+from lorabundle.core.files import write_json
+from lorabundle.model.prompts import IGNORE_INDEX
+from lorabundle.training.environment import describe
 from tests.bench.bench_evaluation import OUTPUT, REPEATS, compare
 
 FULL = {"steps": 8, "val_rows": 64}
@@ -168,12 +172,12 @@ def main() -> None:
     config.add_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="one step a turn, and no side that is kept to AVX2")
     arguments = parser.parse_args()
-    run_config = config.load_config(arguments.config, arguments.set)
+    run_config = load_config(arguments.config, arguments.set)
     split = load_from_disk(config.PROCESSED / "train").select_columns(["input_ids", "labels"])
     size = QUICK if arguments.quick else FULL
     steps = min(size["steps"], len(split) // 16)
     rows = split.select(range(16 * steps)).to_list()
-    measured = probe.measure()  # now, and not from an earlier mood of the machine
+    measured = cpu_probe.measure()  # now, and not from an earlier mood of the machine
     groups = {name: sides for name, sides in SIDES.items() if name == "best" or not arguments.quick}
     parts = {name: measure(sides, rows, size["val_rows"], arguments) for name, sides in groups.items()}
     for part in parts.values():
@@ -185,7 +189,7 @@ def main() -> None:
         "schema": 1,
         "run": run_config.run,
         "steps": steps,
-        "environment": runinfo.environment(run_config),
+        "environment": describe(run_config),
         "parts": parts,
         "flops": work,
         "rate_dtype": "bfloat16",
@@ -193,7 +197,7 @@ def main() -> None:
         "utilisation": {kind: operations / seconds / gflops / 1e9 for kind, operations in work.items()},
     }
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    artifacts.write_json(OUTPUT / "training.json", result)
+    write_json(OUTPUT / "training.json", result)
     (OUTPUT / "training.md").write_text(markdown(result), encoding="utf-8")
     print(markdown(result))
 

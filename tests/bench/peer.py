@@ -20,9 +20,16 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from lorabundle import config, modeling, numerics, scoring, step, train
-from lorabundle.prompts import IGNORE_INDEX
-from lorabundle.stage import peak_rss_bytes
+from lorabundle.compute import numerics
+from lorabundle.compute.load import attach_lora, load_base
+from lorabundle.compute.scoring import mean_loss, score_responses
+from lorabundle.core import config
+from lorabundle.core.config_file import load_config
+from lorabundle.core.stage import peak_rss_bytes
+from lorabundle.model.convert import load_tokenizer
+from lorabundle.model.prompts import IGNORE_INDEX
+from lorabundle.training import step
+from lorabundle.training.trainer import LoraTrainer
 
 EFFECTIVE_BATCH = 16
 
@@ -31,7 +38,7 @@ class StockTrainer(SFTTrainer):
     """TRL's trainer, with rows in our order."""
 
     def _get_train_sampler(self, train_dataset=None):
-        return train.LoraTrainer._get_train_sampler(self)
+        return LoraTrainer._get_train_sampler(self)
 
 
 def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrainer:
@@ -47,8 +54,8 @@ def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrain
     dtype = run_config.model.dtype
     if side == "stock":  # autocast over float32 weights is how it does bfloat16
         run_config = run_config.model_copy(update={"model": run_config.model.model_copy(update={"dtype": "float32"})})
-    model = modeling.attach_lora(modeling.load_base(run_config), run_config)
-    given = {"model": model, "train_dataset": rows, "processing_class": modeling.load_tokenizer(run_config.model_dir)}
+    model = attach_lora(load_base(run_config), run_config)
+    given = {"model": model, "train_dataset": rows, "processing_class": load_tokenizer(run_config.model_dir)}
     if side == "stock":
         batch = SFTConfig(use_cpu=True).per_device_train_batch_size
         steps = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": EFFECTIVE_BATCH // batch}
@@ -58,7 +65,7 @@ def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrain
         steps |= {"gradient_checkpointing": run_config.train.gradient_checkpointing}
         shared = step.sharable_start(model.get_base_model().config, run_config.lora.lora_dropout, rows)
         extra = {"fingerprint": "", "val_rows": [], "max_tokens": run_config.train.max_tokens, "shared": shared}
-        result = train.LoraTrainer(args=SFTConfig(folder, **steps, **common), **given, **extra)
+        result = LoraTrainer(args=SFTConfig(folder, **steps, **common), **given, **extra)
     result.remove_callback(PrinterCallback)
     return result
 
@@ -96,7 +103,7 @@ def main() -> None:
     parser.add_argument("val_rows", type=int)
     config.add_arguments(parser)
     arguments = parser.parse_args()
-    run_config = config.load_config(arguments.config, [*arguments.set, f"model.dtype={arguments.dtype}"])
+    run_config = load_config(arguments.config, [*arguments.set, f"model.dtype={arguments.dtype}"])
     numerics.use_kernels()
     vocabulary = AutoConfig.from_pretrained(run_config.model_dir).vocab_size
     rows = Dataset.from_list(load_rows("train", arguments.rows, vocabulary))
@@ -111,7 +118,7 @@ def main() -> None:
             peer.train()
             answer = {"seconds": time.perf_counter() - started, "peak_rss_bytes": peak_rss_bytes()}
             answer["losses"] = [entry["loss"] for entry in peer.state.log_history if "loss" in entry]
-            answer["val_loss"] = scoring.mean_loss(scoring.score_responses(peer.model.eval(), val_rows))
+            answer["val_loss"] = mean_loss(score_responses(peer.model.eval(), val_rows))
             print(json.dumps(answer), file=answers)
 
 

@@ -1,4 +1,4 @@
-"""How far two runs of one config are apart: what `lorabundle.tolerances` is made from.
+"""How far two runs of one config are apart: what `lorabundle.evaluation.tolerances` is made from.
 
 For each metric the largest difference, in that table's terms (as over `SIZES`), and where it was: of the base model, and of all else.
 The second run trained again, or only evaluated the first one's adapter (outputs/.verify/eval after `make verify LEVEL=eval`).
@@ -9,22 +9,22 @@ Run as: python -m tests.bench.tolerances FOLDER FOLDER   (each like outputs/phi-
 import sys
 from pathlib import Path
 
-from lorabundle import artifacts
-from lorabundle.differences import measured
-from lorabundle.tolerances import widened
+from lorabundle.core.files import read_json, read_jsonl
+from lorabundle.evaluation.tolerances import widened
+from lorabundle.verification.differences import measured
 
 
 def main(shipped: Path, found: Path) -> None:
     """Print a line for each metric, for the base model and for all else; then the nats of single examples."""
     largest: dict[tuple[str, bool], tuple[float, str]] = {}
-    for value in measured(*(artifacts.read_json(run / "metrics.json", "") for run in (shipped, found))):
+    for value in measured(*(read_json(run / "metrics.json", "") for run in (shipped, found))):
         if value.metric and isinstance(value.expected, float):
             key = value.metric, value.of_base
             difference = abs(value.expected - value.found) / widened(value.metric, value.sizes)
             largest[key] = max(largest.get(key, (0.0, "")), (difference, value.where))
     for (name, base), (difference, where) in sorted(largest.items()):
         print(f"{'base' if base else 'adapter'} {name}: {difference:.4g} ({where})")
-    rows = zip(*(artifacts.read_jsonl(run / "examples.jsonl", "") for run in (shipped, found)), strict=True)
+    rows = zip(*(read_jsonl(run / "examples.jsonl", "") for run in (shipped, found)), strict=True)
     nats = {"base": 0.0, "finetuned": 0.0}
     for one, other in rows:
         for model in nats:

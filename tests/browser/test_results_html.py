@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lorabundle import report
-from tests.finished import Document, metrics, run_files, write_run
+from tests.fake_run import Document, metrics, run_files, write_run
 
 FLAGS = [
     "--headless=new",

@@ -2,7 +2,7 @@
 
 import json
 
-from lorabundle.verify import read_sums
+from lorabundle.verification.checks import read_sums
 from tests.conftest import ROOT
 
 

@@ -16,11 +16,18 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lorabundle import artifacts, diagnosis, evaluate, fetch, locks, modeling, preprocess, prompts, scoring, train
-from lorabundle.artifacts import hash_paths, read_json, sha256_file, write_json
-from lorabundle.config import Config, load_config
-from lorabundle.docstrings import build_records
-from lorabundle.errors import AdapterError, HashMismatchError, ImplausibleLossError
+from lorabundle import evaluate, fetch, preprocess, train
+from lorabundle.compute.load import load_adapter, load_base
+from lorabundle.compute.scoring import mean_loss, score_responses
+from lorabundle.core import locks
+from lorabundle.core.config import Config
+from lorabundle.core.config_file import load_config
+from lorabundle.core.errors import AdapterError, HashMismatchError, ImplausibleLossError
+from lorabundle.core.files import hash_paths, read_json, read_jsonl, sha256_file, write_json
+from lorabundle.data.docstrings import build_records
+from lorabundle.evaluation.sanity_checks import check_plausible, find_mistakes
+from lorabundle.model import prompts
+from lorabundle.model.convert import load_tokenizer
 from tests.conftest import ROOT, ask
 
 IGNORE = prompts.IGNORE_INDEX
@@ -39,21 +46,21 @@ class Setting:
 
     def __init__(self, folder: Path):
         self.config = load_config(ROOT / "config/smoke.yaml", [f"model.name={folder.name}"])
-        self.tokenizer = modeling.load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder)
         self.model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         wheels = locks.locked_wheels(["toolz"], ROOT / "docker/assets.lock", ROOT / "data/raw/wheels")
         records = list(itertools.islice(build_records(wheels), ROWS))
         self.rows = [encode(self.tokenizer, record) for record in records]
-        self.scores = scoring.score_responses(self.model, self.rows)
+        self.scores = score_responses(self.model, self.rows)
         self.manifest = {"tokenizer_sha256": sha256_file(folder / "tokenizer.json")}
 
     def mistakes(self, rows: list[dict], model: PreTrainedModel | None = None) -> list[str]:
-        return diagnosis.find_mistakes(self.config, rows, self.manifest, model or self.model, self.tokenizer)
+        return find_mistakes(self.config, rows, self.manifest, model or self.model, self.tokenizer)
 
     def loss(self, rows: list[dict]) -> float:
-        return scoring.mean_loss(scoring.score_responses(self.model, rows))
+        return mean_loss(score_responses(self.model, rows))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +86,7 @@ def plain_nats(model: PreTrainedModel, row: dict, attended: int) -> torch.Tensor
 
 def test_without_a_mistake_nothing_is_found(setting):
     assert setting.mistakes(setting.rows) == []
-    assert 1.5 < scoring.mean_loss(setting.scores) < 3.5
+    assert 1.5 < mean_loss(setting.scores) < 3.5
 
 
 def test_padding_in_the_labels_explains_a_loss_of_17(setting):
@@ -107,12 +114,12 @@ def test_padding_in_the_labels_is_caught_where_it_flatters(setting):
     """Padding that is attended to is easy to repeat: the loss falls below the true one, and no baseline would object."""
     rows = [padded(row, setting.tokenizer.pad_token_id) for row in setting.rows]
     flattered = setting.loss(rows[:4])
-    assert flattered < scoring.mean_loss(setting.scores[:4]) - 0.5
+    assert flattered < mean_loss(setting.scores[:4]) - 0.5
     mistakes = setting.mistakes(rows)
     assert len(mistakes) == 1
     assert mistakes[0].startswith("padding in the labels (10 of 10 rows")
     with pytest.raises(ImplausibleLossError, match="Found: padding in the labels"):
-        evaluate.check_plausible(flattered, {"uniform": {"loss": UNIFORM}, "unigram": {"loss": 6.4}}, mistakes)
+        check_plausible(flattered, {"uniform": {"loss": UNIFORM}, "unigram": {"loss": 6.4}}, mistakes)
 
 
 def test_labels_shifted_twice(setting):
@@ -129,11 +136,11 @@ def test_mean_of_batch_means(setting):
 
     def mean_of_means(batch_size: int) -> float:
         batches = [setting.scores[start : start + batch_size] for start in range(0, ROWS, batch_size)]
-        return sum(map(scoring.mean_loss, batches)) / len(batches)
+        return sum(map(mean_loss, batches)) / len(batches)
 
     assert abs(mean_of_means(1) - mean_of_means(5)) > 0.05
-    assert abs(mean_of_means(1) - scoring.mean_loss(setting.scores)) > 0.05
-    assert setting.loss(setting.rows) == pytest.approx(scoring.mean_loss(setting.scores), abs=1e-5)
+    assert abs(mean_of_means(1) - mean_loss(setting.scores)) > 0.05
+    assert setting.loss(setting.rows) == pytest.approx(mean_loss(setting.scores), abs=1e-5)
 
 
 def test_another_tokenizer(setting):
@@ -158,7 +165,7 @@ def test_random_weights(setting, fetched):
     """They stay at ln(vocabulary), so they cannot explain a loss of 17."""
     torch.manual_seed(0)
     random = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(fetched)).eval()
-    loss = scoring.mean_loss(scoring.score_responses(random, setting.rows[:4]))
+    loss = mean_loss(score_responses(random, setting.rows[:4]))
     assert loss == pytest.approx(UNIFORM, abs=0.3)
     (mistake,) = setting.mistakes(setting.rows, random)
     assert mistake.startswith("weights that were not loaded (")
@@ -167,7 +174,7 @@ def test_random_weights(setting, fetched):
 def learn(folder: Path, rows: list[dict]) -> None:
     """Train all weights of a tiny model a little, so that it is a base model: better than guessing, with trained norms."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    tokenizer = modeling.load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     encoded = [encode(tokenizer, ask(row["prompt"], row["completion"])) for row in rows]
     input_ids, labels = (
         pad_sequence([torch.tensor(row[name]) for row in encoded], batch_first=True, padding_value=value)
@@ -184,7 +191,7 @@ def learn(folder: Path, rows: list[dict]) -> None:
 @pytest.fixture
 def trained(tiny_project: Path, tiny_config) -> Config:
     """The tiny project on a base that has learnt a little, with its training done and recorded."""
-    learn(Path("tiny"), artifacts.read_jsonl(Path("data.jsonl"), ""))
+    learn(Path("tiny"), read_jsonl(Path("data.jsonl"), ""))
     run_config = tiny_config("train.max_steps=40", "train.eval_steps=40", "train.save_steps=40")
     fetch.run(run_config)
     preprocess.run(run_config)
@@ -226,7 +233,7 @@ def test_adapter_of_another_base(trained, tiny_model):
     provenance = trained.model_dir / "provenance.json"
     files = {name: sha256_file(trained.model_dir / name) for name in read_json(provenance, "")["files"]}
     write_json(provenance, read_json(provenance, "") | {"files": files})  # as if fetch had left it so
-    assert modeling.load_adapter(modeling.load_base(trained), trained.adapter_dir)
+    assert load_adapter(load_base(trained), trained.adapter_dir)
     with pytest.raises(AdapterError, match=r"model\.safetensors is not the base model of the training"):
         evaluate.run(trained)
     assert not (trained.run_dir / "metrics.json").exists()
@@ -248,6 +255,6 @@ def test_weights_as_before_any_training(trained, tiny_model):
     tiny_model.save_pretrained(trained.model_dir)
     rows = load_from_disk("data/processed/test").to_list()
     manifest = read_json(trained.run_dir / "manifest.json", "")
-    tokenizer = modeling.load_tokenizer(trained.model_dir)
-    mistakes = diagnosis.find_mistakes(trained, rows, manifest, modeling.load_base(trained), tokenizer)
+    tokenizer = load_tokenizer(trained.model_dir)
+    mistakes = find_mistakes(trained, rows, manifest, load_base(trained), tokenizer)
     assert mistakes == ["weights that were never trained (every normalisation weight is exactly 1)"]

@@ -12,9 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from lorabundle import fetch, modeling, preprocess
-from lorabundle.artifacts import sha256_file
-from lorabundle.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
+from lorabundle import fetch, preprocess
+from lorabundle.compute.load import load_base
+from lorabundle.core.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
+from lorabundle.core.files import sha256_file
+from lorabundle.model.convert import load_tokenizer
 from tests.conftest import ROOT
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -29,7 +31,7 @@ def test_relaid_out_model_gives_the_very_logits_of_the_gguf(fetched, tmp_path):
     llama = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=gguf, dtype=torch.float32).eval()
     phi3 = AutoModelForCausalLM.from_pretrained(fetched, dtype=torch.float32).eval()
     assert type(phi3).__name__ == "Phi3ForCausalLM"
-    input_ids = modeling.load_tokenizer(fetched)("The capital of France is", return_tensors="pt").input_ids
+    input_ids = load_tokenizer(fetched)("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         assert torch.equal(llama(input_ids).logits, phi3(input_ids).logits)
 
@@ -123,7 +125,7 @@ def test_incomplete_weights_are_an_error_not_a_warning(tiny_config):
     config = tiny_config()
     fetch.run(config)
     with pytest.raises(ModelFormatError, match=r"missing.*down_proj"):
-        modeling.load_base(config)
+        load_base(config)
 
 
 def cached(repository: Path, source: Path) -> Path:
@@ -158,8 +160,8 @@ def test_hub_model_from_the_cache_without_network(hub_cache, tiny_config):
     fetch.run(config)
     provenance = json.loads((config.model_dir / "provenance.json").read_text())
     assert provenance["origin"] == {"repo_id": "someone/tiny-phi3", "revision": REVISION}
-    assert modeling.load_base(config).config.num_hidden_layers == 2
-    assert modeling.load_tokenizer(config.model_dir).chat_template
+    assert load_base(config).config.num_hidden_layers == 2
+    assert load_tokenizer(config.model_dir).chat_template
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -7,9 +7,9 @@ import pytest
 from datasets import load_from_disk
 
 from lorabundle import fetch, preprocess
-from lorabundle.errors import RowError
+from lorabundle.core.errors import RowError
 from tests.conftest import WORDS
-from tests.unit.test_readers import write
+from tests.unit.data.test_file_formats import write
 
 
 @pytest.fixture

@@ -15,10 +15,15 @@ from safetensors.torch import load_file, save_file
 from transformers import set_seed
 from trl import SFTTrainer
 
-from lorabundle import checkpoints, fetch, modeling, preprocess, scoring, step, train
-from lorabundle.artifacts import hash_paths, sha256_file
-from lorabundle.errors import AdapterError, ConfigError, DivergenceError
-from lorabundle.reload import plain_logits
+from lorabundle import fetch, preprocess, train
+from lorabundle.compute.load import attach_lora, load_adapter, load_base
+from lorabundle.compute.scoring import mean_loss, score_responses
+from lorabundle.core.errors import AdapterError, ConfigError, DivergenceError
+from lorabundle.core.files import hash_paths, sha256_file
+from lorabundle.model.convert import load_tokenizer
+from lorabundle.training import checkpoints, step
+from lorabundle.training.reload_check import plain_logits, reload_in_new_process
+from lorabundle.training.trainer import LoraTrainer, StepSampler, sft_config
 from tests.conftest import ROOT, TINY
 
 
@@ -79,7 +84,7 @@ def test_stopped_after_the_last_step_takes_no_other_step(prepared, monkeypatch):
 def test_training_lowers_the_validation_loss(prepared):
     config = prepared("train.max_steps=60", "train.eval_steps=30", "train.save_steps=30", "train.learning_rate=1e-2")
     rows = load_from_disk("data/processed/val").to_list()
-    untrained = scoring.mean_loss(scoring.score_responses(modeling.load_base(config), rows))
+    untrained = mean_loss(score_responses(load_base(config), rows))
     trained(config)
     first, last = (row["eval_loss"] for row in journal(config) if "eval_loss" in row)
     assert last < first < untrained
@@ -196,7 +201,7 @@ def test_bfloat16_base_keeps_a_float32_adapter(prepared):
     """The path that a CPU with AMX takes: bfloat16 would round away updates of the size that training makes."""
     config = prepared("model.dtype=bfloat16", "train.max_steps=4")
     trained(config)
-    assert modeling.load_base(config).dtype is torch.bfloat16
+    assert load_base(config).dtype is torch.bfloat16
     weights = load_file(config.adapter_dir / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
@@ -206,7 +211,7 @@ class StockTrainer(SFTTrainer):
     """TRL's trainer with its own padded forward pass, loss and layers, on rows in our order."""
 
     def _get_train_sampler(self, train_dataset=None):
-        return train.LoraTrainer._get_train_sampler(self)
+        return LoraTrainer._get_train_sampler(self)
 
 
 @pytest.mark.parametrize("max_tokens", [1024, 20], ids=["one pass a batch", "several passes a batch"])
@@ -221,13 +226,13 @@ def test_losses_are_those_of_the_stock_trainer(prepared, tmp_path, max_tokens):
     )
     trained(config)
     set_seed(config.seed)
-    arguments = train.sft_config(config, tmp_path / "stock")
+    arguments = sft_config(config, tmp_path / "stock")
     arguments.eval_strategy, arguments.save_strategy, arguments.gradient_checkpointing = "no", "no", True
     stock = StockTrainer(
-        model=modeling.attach_lora(modeling.load_base(config), config),
+        model=attach_lora(load_base(config), config),
         args=arguments,
         train_dataset=load_from_disk("data/processed/train").select_columns(["input_ids", "labels"]),
-        processing_class=modeling.load_tokenizer(config.model_dir),
+        processing_class=load_tokenizer(config.model_dir),
     )
     stock.train()
     expected = [row for row in stock.state.log_history if "loss" in row]
@@ -251,7 +256,7 @@ def test_gradient_checkpointing_changes_nothing(prepared):
 def test_dropout_takes_the_plain_layers(prepared):
     """With dropout no row may share another's, and PEFT's own layers compute."""
     config = prepared("train.max_steps=4", "lora.lora_dropout=0.2")
-    settings, rows = modeling.load_base(config).config, load_from_disk("data/processed/train")
+    settings, rows = load_base(config).config, load_from_disk("data/processed/train")
     assert step.sharable_start(settings, 0.2, rows) == 0
     assert step.sharable_start(settings, 0.0, rows) > 0
     trained(config)
@@ -267,13 +272,13 @@ def test_4bit_base_is_trained_reloaded_and_evaluated(prepared, dtype):
     trained(config)
     rows = [row["loss"] for row in journal(config) if "loss" in row]
     assert rows[-1] < 0.9 * rows[0]
-    model = modeling.load_base(config)
+    model = load_base(config)
     assert model.model.layers[0].mlp.down_proj.weight.dtype is torch.uint8
     assert model.lm_head.weight.dtype is getattr(torch, dtype)
     weights = load_file(config.adapter_dir / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     val = load_from_disk("data/processed/val").to_list()
-    loss = scoring.mean_loss(scoring.score_responses(modeling.load_adapter(model, config.adapter_dir), val))
+    loss = mean_loss(score_responses(load_adapter(model, config.adapter_dir), val))
     told = [row["eval_loss"] for row in journal(config) if "eval_loss" in row][-1]
     assert loss == pytest.approx(told, abs=1e-4 if dtype == "float32" else 2e-2)
 
@@ -299,23 +304,23 @@ def test_adapter_that_lacks_a_tensor_is_an_error(prepared):
     weights.popitem()
     save_file(weights, path)
     with pytest.raises(AdapterError, match="missing"):
-        modeling.load_adapter(modeling.load_base(config), config.adapter_dir)
+        load_adapter(load_base(config), config.adapter_dir)
 
 
 def test_reload_notices_an_adapter_that_is_not_the_trained_one(prepared):
     config = prepared("train.max_steps=2")
     trained(config)
-    model = modeling.load_adapter(modeling.load_base(config), config.adapter_dir)
+    model = load_adapter(load_base(config), config.adapter_dir)
     input_ids = torch.tensor([[0, 5, 3, 7]])
     logits = plain_logits(model, input_ids)
     assert torch.equal(logits, model(input_ids=input_ids).logits)
-    assert train.reload_in_new_process(config, config.adapter_dir, input_ids, logits) == 0.0
+    assert reload_in_new_process(config, config.adapter_dir, input_ids, logits) == 0.0
     with pytest.raises(AdapterError, match="gives other logits in a new process"):
-        train.reload_in_new_process(config, config.adapter_dir, input_ids, logits + 0.01)
+        reload_in_new_process(config, config.adapter_dir, input_ids, logits + 0.01)
 
 
 def test_rows_of_a_step_are_sorted_and_steps_are_random():
-    sampler = train.StepSampler([5, 1, 4, 2, 3, 9, 7, 8], rows_per_step=4, seed=0)
+    sampler = StepSampler([5, 1, 4, 2, 3, 9, 7, 8], rows_per_step=4, seed=0)
     order = list(sampler)
     assert sorted(order) == list(range(8))
     for rows in (order[:4], order[4:]):

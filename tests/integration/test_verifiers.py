@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 from datasets import load_from_disk
 
-from lorabundle import evaluate, fetch, preprocess, scoring
-from lorabundle.artifacts import read_json
-from lorabundle.config import Config, load_config
-from lorabundle.summary import summarise
+from lorabundle import evaluate, fetch, preprocess
+from lorabundle.compute.generate import Generation
+from lorabundle.compute.scoring import Score
+from lorabundle.core.config import Config
+from lorabundle.core.config_file import load_config
+from lorabundle.core.files import read_json
+from lorabundle.evaluation.aggregate import summarise
 from tests.conftest import ROOT, TINY
 
 OVERRIDES = [
@@ -32,8 +35,8 @@ def prepared(tiny_project: Path) -> Config:
 
 def answering(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
     """Have the model answer so."""
-    generations = [scoring.Generation(text, stopped=True) for text in answers]
-    monkeypatch.setattr(scoring, "generate", lambda *arguments: generations)
+    generations = [Generation(text, stopped=True) for text in answers]
+    monkeypatch.setattr(evaluate, "generate", lambda *arguments: generations)
 
 
 def test_splits_hold_the_tasks(prepared):
@@ -48,7 +51,7 @@ def test_accuracy_is_the_verifiers(prepared, tokenizer, monkeypatch):
     """The base answers nothing rightly, the fine-tuned model every question but the first."""
     rows = load_from_disk("data/processed/test").to_list()
     right = [evaluate.reference(row) for row in rows]
-    scores = [scoring.Score(nats=1.0, tokens=1, correct=0)] * len(rows)
+    scores = [Score(nats=1.0, tokens=1, correct=0)] * len(rows)
     measured = {}
     for name, answers in {"base": ["I do not know."] * len(rows), "finetuned": ["?", *right[1:]]}.items():
         answering(monkeypatch, answers)

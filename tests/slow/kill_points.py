@@ -20,13 +20,14 @@ import peft.peft_model
 import torch
 from transformers import TrainerState
 
-from lorabundle import stage, train
-from lorabundle.artifacts import sha256_file
+from lorabundle import train
+from lorabundle.core import stage
+from lorabundle.core.files import sha256_file
+from lorabundle.training.trainer import LoraTrainer
 
-# What is watched: (where it is, its name, which of its arguments is the path that it writes, if it does)
 WATCHED: list[tuple[object, str, int | None]] = [
-    (train.LoraTrainer, "training_step", None),
-    (train.LoraTrainer, "evaluate", None),
+    (LoraTrainer, "training_step", None),
+    (LoraTrainer, "evaluate", None),
     (torch, "save", 1),
     (peft.peft_model, "safe_save_file", 1),
     (TrainerState, "save_to_json", 1),

@@ -21,7 +21,6 @@ OVERRIDES = [*TINY, "numerics=portable", "train.num_train_epochs=1"]
 # Both stages in one process, because it is the imports that take long
 SCRIPT = f"""
 import sys
-from lorabundle import evaluate, stage, train
 evaluate.check_plausible = lambda *_: []  # which refuses the tiny model: its weights are random
 arguments = ["--config", "config/smoke.yaml", "--set", *{OVERRIDES!r}]
 sys.exit(stage.run_stage("train", train.run, arguments) or stage.run_stage("evaluate", evaluate.run, arguments))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from lorabundle.artifacts import atomic_dir
+from lorabundle.core.files import atomic_dir
 from tests.conftest import ROOT, make_project
 
 SETTINGS = {

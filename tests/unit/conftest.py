@@ -2,10 +2,11 @@
 
 import pytest
 
-from lorabundle.config import Config, load_config
+from lorabundle.core.config import Config
+from lorabundle.core.config_file import load_config
 from tests.conftest import TINY
-from tests.finished import run_files
-from tests.packed import default_files, write_packed
+from tests.fake_run import run_files
+from tests.fake_submission import default_files, write_packed
 
 
 @pytest.fixture

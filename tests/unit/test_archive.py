@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lorabundle import archive, submission
-from lorabundle.artifacts import atomic_write
-from lorabundle.errors import HashMismatchError, MissingInputError
+from lorabundle import archive
+from lorabundle.core.errors import HashMismatchError, MissingInputError
+from lorabundle.core.files import atomic_write
+from lorabundle.submission.contents import packed_paths
 from tests.conftest import run_stage
-from tests.packed import documents, write_records
+from tests.fake_submission import documents, write_records
 
 DOCUMENTS = [
     "CHECKLIST.md",
@@ -36,13 +37,13 @@ def packed_bytes(config) -> bytes:
 
 def test_quarantined_rows_are_packed_if_there_are_any(packed):
     quarantine = packed.run_dir / "quarantine.jsonl"
-    assert quarantine not in submission.files(packed)
+    assert quarantine not in packed_paths(packed)
     atomic_write(quarantine, "{}")
-    assert quarantine in submission.files(packed)
+    assert quarantine in packed_paths(packed)
 
 
 def test_contents(packed):
-    names = [path.as_posix() for path in submission.files(packed) if path.parts[0] not in ("config", "docker")]
+    names = [path.as_posix() for path in packed_paths(packed) if path.parts[0] not in ("config", "docker")]
     run = "outputs/smoke"
     stages = ["evaluate", "fetch", "preprocess", "report", "sample", "train"]
     assert names == [
@@ -67,7 +68,7 @@ def test_contents(packed):
         "reports/results.md",
         *(f"src/lorabundle/{stage}.py" for stage in stages),
     ]
-    shipped = {path.as_posix() for path in submission.files(packed)}
+    shipped = {path.as_posix() for path in packed_paths(packed)}
     assert {"config/default.yaml", "docker/requirements.lock", "docker/run.sh"} <= shipped
     assert not any("wheels" in name or name.endswith(".image") for name in shipped)
 

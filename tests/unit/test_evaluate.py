@@ -5,8 +5,9 @@ import math
 import pytest
 
 from lorabundle import evaluate
-from lorabundle.artifacts import hash_paths, write_json
-from lorabundle.errors import AdapterError, ImplausibleLossError
+from lorabundle.core.errors import AdapterError, ImplausibleLossError
+from lorabundle.core.files import hash_paths, write_json
+from lorabundle.evaluation.sanity_checks import check_plausible
 from tests.conftest import ask
 
 VOCABULARY = 32_064
@@ -17,28 +18,28 @@ BASELINES = {"uniform": {"loss": math.log(VOCABULARY)}, "unigram": {"loss": 6.4}
 def test_base_loss_worse_than_guessing_is_refused(loss):
     """The past result: 17.3651 nats a token (perplexity 34,799,920) at a vocabulary of 32,064, where guessing gives 10.38."""
     with pytest.raises(ImplausibleLossError, match=r"worse than guessing uniformly \(10\.3755\) and than token freq"):
-        evaluate.check_plausible(loss, BASELINES, [])
+        check_plausible(loss, BASELINES, [])
 
 
 def test_refusal_names_the_mistakes_that_were_found_in_order():
     with pytest.raises(ImplausibleLossError, match=r"Found: padding in the labels \(x\); another tokenizer\."):
-        evaluate.check_plausible(17.4, BASELINES, ["padding in the labels (x)", "another tokenizer"])
+        check_plausible(17.4, BASELINES, ["padding in the labels (x)", "another tokenizer"])
 
 
 def test_mistake_that_flatters_is_refused_too():
     """Padding that is attended to gives 0.82 nats where the truth is 2.66."""
     with pytest.raises(ImplausibleLossError, match=r"0\.8200 nats a token\. It cannot be trusted\. Found: padding"):
-        evaluate.check_plausible(0.82, BASELINES, ["padding in the labels"])
+        check_plausible(0.82, BASELINES, ["padding in the labels"])
 
 
 def test_base_loss_worse_than_token_frequencies_is_a_warning():
-    (warning,) = evaluate.check_plausible(7.0, BASELINES, [])
+    (warning,) = check_plausible(7.0, BASELINES, [])
     assert "worse than token frequencies alone (6.4000)" in warning
     assert "None of the usual mistakes" in warning
 
 
 def test_plausible_base_loss_passes():
-    assert evaluate.check_plausible(6.4, BASELINES, []) == []
+    assert check_plausible(6.4, BASELINES, []) == []
 
 
 @pytest.mark.parametrize("changed", ["base model", "adapter"])

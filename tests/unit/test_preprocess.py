@@ -3,11 +3,11 @@
 import pytest
 
 from lorabundle import preprocess
-from lorabundle.config import Data
-from lorabundle.errors import EmptySplitError, NoSupervisedTokensError, TemplateError
-from lorabundle.problems import Quarantine
-from lorabundle.prompts import IGNORE_INDEX
-from lorabundle.readers import Row
+from lorabundle.core.config import Data
+from lorabundle.core.errors import EmptySplitError, NoSupervisedTokensError, TemplateError
+from lorabundle.data.file_formats import Row
+from lorabundle.data.quarantine import Quarantine
+from lorabundle.model.prompts import IGNORE_INDEX
 from tests.conftest import ask
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from lorabundle import document, report
-from lorabundle.artifacts import write_json
-from lorabundle.config import PROCESSED, SPLITS
-from lorabundle.errors import MalformedInputError, MissingInputError
-from tests.finished import Document, run_files, write_run
+from lorabundle import report
+from lorabundle.core.config import PROCESSED, SPLITS
+from lorabundle.core.errors import MalformedInputError, MissingInputError
+from lorabundle.core.files import write_json
+from lorabundle.reporting.files import RECORDED
+from tests.fake_run import Document, run_files, write_run
 
 MARKDOWN, HTML = Path("reports/results.md"), Path("reports/results.html")
 RENDERINGS = (MARKDOWN, HTML)
@@ -90,7 +91,7 @@ def test_only_the_last_section_tells_machines_apart(finished, files, path, headi
     other |= {"cores": 64, "memory_bytes": 64e9, "threads": 7, "packages": {"torch": "3"}}
     other |= {"attn_implementation": "sdpa", "probe": other_probe}
     write_json(finished.run_dir / "environment.json", other)
-    for stage in document.RECORDED:
+    for stage in RECORDED:
         write_json(finished.record_path(stage), {"seconds": 99, "peak_rss_bytes": 3e9})
     report.run(finished)
     after = path.read_text()

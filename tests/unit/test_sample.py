@@ -1,6 +1,6 @@
 """What is shown: the first examples, the largest gains and the largest losses."""
 
-from lorabundle.picks import loss_change, pick
+from lorabundle.evaluation.samples import loss_change, pick
 
 
 def example(name: str, change: float, tokens: int = 2) -> dict:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from lorabundle import seeds
-from lorabundle.artifacts import write_json
-from lorabundle.errors import ConfigError
+from lorabundle.core.errors import ConfigError
+from lorabundle.core.files import write_json
 
 
 def finished(seed: int, loss: float, **settings) -> Path:

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from lorabundle import archive, card, config, report, verify
-from lorabundle.artifacts import atomic_write, hash_paths, read_json, sha256_bytes, write_json
-from lorabundle.evidence import STAGES
-from lorabundle.locks import read_lock
-from lorabundle.metrics import score_answers
-from lorabundle.picks import samples
-from lorabundle.summary import MODELS, summarise
-from lorabundle.tolerances import allowed
-from tests.finished import examples
-from tests.packed import contents, default_files, flipped, write_packed, write_records, write_tarball
+from lorabundle import archive, report, verify
+from lorabundle.core import config
+from lorabundle.core.config_file import write_resolved
+from lorabundle.core.files import atomic_write, hash_paths, read_json, sha256_bytes, write_json
+from lorabundle.core.locks import read_lock
+from lorabundle.evaluation.aggregate import MODELS, summarise
+from lorabundle.evaluation.metrics import score_answers
+from lorabundle.evaluation.samples import samples
+from lorabundle.evaluation.tolerances import allowed
+from lorabundle.submission import tarball
+from lorabundle.submission.finished_run import PACKED_STAGES
+from lorabundle.training.model_card import model_card
+from lorabundle.verification import checks
+from tests.fake_run import examples
+from tests.fake_submission import contents, default_files, flipped, write_packed, write_records, write_tarball
 
 ARCHIVE = Path("archive/submission-smoke.tar.gz")
 
@@ -41,13 +46,13 @@ def shipped(packed, finished_project) -> Path:
     files["metrics.json"] |= summarise(files["examples.jsonl"], packed.seed) | facts
     files["environment.json"]["packages"] = {"torch": read_lock(config.RUNTIME_LOCK)["torch"][0]}
     write_packed(packed, files)
-    atomic_write(packed.adapter_dir / "README.md", card.document(packed, files["manifest.json"], val_loss=1.4))
+    atomic_write(packed.adapter_dir / "README.md", model_card(packed, files["manifest.json"], val_loss=1.4))
     asked = packed.lora.model_dump() | {"base_model_name_or_path": str(packed.model_dir), "bias": "none"}
     asked["target_modules"] = sorted(asked["target_modules"])
     write_json(packed.adapter_dir / "adapter_config.json", asked)
-    for stage in STAGES:
+    for stage in PACKED_STAGES:
         atomic_write(packed.run_dir / f"logs/{stage}.log", stage)
-    config.write_resolved(packed)
+    write_resolved(packed)
     shutil.rmtree("reports")
     report.run(packed)
     write_records(packed)
@@ -178,7 +183,7 @@ def test_removed_added_and_renamed_files_are_found(shipped):
         ("reports/figures/loss.svg", b"<svg", b"<Svg", "reports/figures/loss.svg, rendered again"),
         ("src/lorabundle/train.py", b"train", b"smile", "src/lorabundle/train.py, of this checkout and of the archive"),
         ("docker/requirements.lock", b"torch==2", b"torch==3", "docker/requirements.lock, of this checkout"),
-        ("config/smoke.yaml", b"seed: ", b"seed: 1", "config/smoke.yaml, of this checkout and of the archive"),
+        ("config/smoke.yaml", b"run: ", b"run: x", "config/smoke.yaml, of this checkout and of the archive"),
         ("outputs/smoke/RESULTS.sha256", b"# ", b"# 0", "RESULTS.sha256, made again"),
         ("outputs/smoke/stages/train.json", b"60.0", b"30.0", "REPRODUCE.md, made again"),
         ("REPRODUCE.md", b"smoke", b"other", "REPRODUCE.md, made again"),
@@ -253,7 +258,7 @@ def test_an_archive_without_a_config_is_not_laid_out(shipped):
     del files["outputs/smoke/config.yaml"]
     repack(files, sums=True)
     assert any(line.startswith("outputs/smoke/config.yaml: expected a file") for line in check("full"))
-    assert {path.name for path in verify.FOLDER.iterdir()} == {"shipped"}
+    assert {path.name for path in checks.FOLDER.iterdir()} == {"shipped"}
 
 
 def test_records_must_agree_about_files_that_are_not_there(shipped):
@@ -286,9 +291,9 @@ def test_paths_that_lead_elsewhere_are_not_followed(shipped, capsys):
     names = ("outputs/smoke/stages/train.json", "outputs/smoke/config.yaml")
     repack(files | dict(zip(names, (json.dumps(record).encode(), changed), strict=True)), sums=True)
     assert not any("/etc/hostname" in line or "../outside" in line for line in check("hashes"))
-    verify.lay_out("smoke", "full")
-    assert not (verify.FOLDER / "outside").exists()
-    verify.say("a\x1b[2Jb")
+    checks.lay_out("smoke", "full")
+    assert not (checks.FOLDER / "outside").exists()
+    checks.say("a\x1b[2Jb")
     assert capsys.readouterr().out.endswith("[verify] a?[2Jb\n")
 
 
@@ -312,24 +317,24 @@ def test_an_archive_that_is_not_whole_is_a_difference(shipped, capsys):
 
 def test_stages_are_laid_out_only_for_levels_that_run_them(shipped, capsys):
     for level, folders in [("report", set()), ("eval", {"eval"}), ("full", {"eval", "full"})]:
-        shutil.rmtree(verify.FOLDER, ignore_errors=True)
+        shutil.rmtree(checks.FOLDER, ignore_errors=True)
         assert verify.main(["check", "--archive", str(ARCHIVE), "--level", level]) == 0
-        assert {path.name for path in verify.FOLDER.iterdir()} == {"shipped"} | folders
+        assert {path.name for path in checks.FOLDER.iterdir()} == {"shipped"} | folders
         assert ("VERIFIED" in capsys.readouterr().out) == (level == "report")  # the others are compared first
-    shutil.rmtree(verify.FOLDER)
+    shutil.rmtree(checks.FOLDER)
     repack(contents(shipped) | {"more.md": b""}, sums=True)
     assert check("full")
-    assert {path.name for path in verify.FOLDER.iterdir()} == {"shipped"}
+    assert {path.name for path in checks.FOLDER.iterdir()} == {"shipped"}
 
 
 def test_evaluation_is_laid_out_with_the_adapter_and_training_without(shipped):
     check("full")
     run = Path("outputs/smoke")
-    assert (verify.RERUN["eval"] / run / verify.ADAPTER).is_file()
-    assert not (verify.RERUN["full"] / run / "adapter").exists()
-    for folder in verify.RERUN.values():
+    assert (checks.RERUN["eval"] / run / checks.ADAPTER).is_file()
+    assert not (checks.RERUN["full"] / run / "adapter").exists()
+    for folder in checks.RERUN.values():
         assert (folder / "docker").samefile("docker")
-        assert (folder / "config.yaml").read_bytes() == (verify.SHIPPED / run / "config.yaml").read_bytes()
+        assert (folder / "config.yaml").read_bytes() == (checks.SHIPPED / run / "config.yaml").read_bytes()
 
 
 def test_data_and_models_of_ones_own_are_laid_out_but_nothing_that_stages_write(shipped):
@@ -345,18 +350,18 @@ def test_data_and_models_of_ones_own_are_laid_out_but_nothing_that_stages_write(
     ]:
         changed = files["outputs/smoke/config.yaml"].replace(wheel, b"source: local\n  path: %s" % model.encode())
         changed = re.sub(rb"source: docstrings(?s:.*?)columns:", b"source: %s\n  columns:" % source.encode(), changed)
-        atomic_write(verify.SHIPPED / "outputs/smoke/config.yaml", changed)
-        verify.lay_out("smoke", "full")
-        laid_out = [name for name in (source, model) if (verify.RERUN["full"] / name).exists()]
+        atomic_write(checks.SHIPPED / "outputs/smoke/config.yaml", changed)
+        checks.lay_out("smoke", "full")
+        laid_out = [name for name in (source, model) if (checks.RERUN["full"] / name).exists()]
         assert laid_out == ([source, model] if model == "data/local" else [])
 
 
 def rerun(level: str = "full", adapter: bytes = b"weights", **changes) -> None:
     """Stand in for the stages: leave what was shipped, with changes to the adapter and to metrics.json."""
-    verify.tarball.unpack(ARCHIVE, verify.SHIPPED)
-    run = verify.RERUN[level] / "outputs/smoke"
-    shutil.copytree(verify.SHIPPED / "outputs/smoke", run, dirs_exist_ok=True)
-    (run / verify.ADAPTER).write_bytes(adapter)
+    tarball.unpack(ARCHIVE, checks.SHIPPED)
+    run = checks.RERUN[level] / "outputs/smoke"
+    shutil.copytree(checks.SHIPPED / "outputs/smoke", run, dirs_exist_ok=True)
+    (run / checks.ADAPTER).write_bytes(adapter)
     metrics = read_json(run / "metrics.json", "")
     metrics["models"]["finetuned"] |= changes
     write_json(run / "metrics.json", metrics)
@@ -421,7 +426,7 @@ def test_a_config_of_the_authors_own_is_no_difference(shipped, packed, capsys):
 
 
 def test_what_lies_beside_the_weights_must_come_out_again(shipped):
-    settings = verify.RERUN["full"] / "outputs/smoke/adapter/adapter_config.json"
+    settings = checks.RERUN["full"] / "outputs/smoke/adapter/adapter_config.json"
     rerun()
     write_json(settings, read_json(settings, "") | {"bias": "all"})
     (line,) = compare()
@@ -472,7 +477,7 @@ def test_with_another_adapter_a_rerun_may_differ_by_more(shipped):
 def test_model_and_splits_are_those_of_the_run(shipped):
     for name, key in [("provenance.json", "parameters"), ("manifest.json", "records")]:
         rerun()
-        path = verify.RERUN["full"] / "outputs/smoke" / name
+        path = checks.RERUN["full"] / "outputs/smoke" / name
         write_json(path, read_json(path, "") | {key: 7})
         (line,) = compare()
         assert line.startswith(f"{name}.{key}: expected ")
@@ -485,7 +490,7 @@ def test_with_portable_numerics_a_rerun_is_exact(shipped):
     rerun()
     assert compare() == []
     rerun(loss=1.5 + 1e-12)
-    listing = verify.RERUN["full"] / "outputs/smoke/RESULTS.sha256"
+    listing = checks.RERUN["full"] / "outputs/smoke/RESULTS.sha256"
     atomic_write(listing, listing.read_text().replace("a", "b"))
     found = compare()
     assert any(

@@ -14,10 +14,11 @@ from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from lorabundle import modeling, scoring
-from lorabundle.config import load_config
-from lorabundle.prompts import IGNORE_INDEX
-from lorabundle.scoring import Score
+from lorabundle.compute.generate import generate
+from lorabundle.compute.load import load_adapter, load_base
+from lorabundle.compute.scoring import Score, mean_loss, score_responses
+from lorabundle.core.config_file import load_config
+from lorabundle.model.prompts import IGNORE_INDEX
 
 NATS_PER_TOKEN = 1e-4
 TEST_ROWS = 6  # of the smoke run
@@ -67,12 +68,12 @@ def scored(project, fetched):
     prompts = [prompt_and_response(row)[0] for row in test[:OWN_ROWS]]
     config = load_config(project.folder / "config/smoke.yaml", ["model.dtype=float32"])
     with contextlib.chdir(project.folder):
-        ours = modeling.load_base(config)
+        ours = load_base(config)
     outside = AutoModelForCausalLM.from_pretrained(fetched, dtype=torch.float32).eval()
     results = {}
     for name in MODELS:
         if name == "finetuned":
-            ours = modeling.load_adapter(ours, project.run / "adapter")
+            ours = load_adapter(ours, project.run / "adapter")
             outside = PeftModel.from_pretrained(outside, project.run / "adapter").eval()
         answers = [plain_greedy(outside, prompt, tokenizer.eos_token_id) for prompt in prompts]
         own = [
@@ -84,14 +85,12 @@ def scored(project, fetched):
         requests = [(("", ""), *prompt_and_response(row)) for row in rows]
         results[name] = {
             "rows": rows,
-            "ours": scoring.score_responses(ours, rows),
+            "ours": score_responses(ours, rows),
             "transformers": [plain_transformers(outside, row) for row in rows],
             "harness": harness._loglikelihood_tokens(requests, disable_tqdm=True),
-            "generated": scoring.generate(ours, tokenizer, prompts, NEW_TOKENS, batch_size=2),
+            "generated": generate(ours, tokenizer, prompts, NEW_TOKENS, batch_size=2),
             "answers": [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers],
-            "shifted": scoring.score_responses(
-                ours, [row | {"labels": [*row["labels"][1:], IGNORE_INDEX]} for row in rows]
-            ),
+            "shifted": score_responses(ours, [row | {"labels": [*row["labels"][1:], IGNORE_INDEX]} for row in rows]),
         }
     return results
 
@@ -100,9 +99,7 @@ def scored(project, fetched):
 def test_loss_is_that_of_plain_transformers(scored, name):
     result = scored[name]
     assert largest_difference(result["ours"], result["transformers"]) < NATS_PER_TOKEN
-    assert scoring.mean_loss(result["ours"]) == pytest.approx(
-        scoring.mean_loss(result["transformers"]), abs=NATS_PER_TOKEN
-    )
+    assert mean_loss(result["ours"]) == pytest.approx(mean_loss(result["transformers"]), abs=NATS_PER_TOKEN)
     for ours, outside in zip(result["ours"], result["transformers"], strict=True):
         assert (ours.tokens, ours.correct) == (outside.tokens, outside.correct)
 
@@ -115,7 +112,7 @@ def test_loss_is_that_of_lm_evaluation_harness(scored, name):
         for (loglikelihood, _), score in zip(result["harness"], result["ours"], strict=True)
     ]
     assert largest_difference(result["ours"], outside) < NATS_PER_TOKEN
-    assert scoring.mean_loss(result["ours"]) == pytest.approx(scoring.mean_loss(outside), abs=NATS_PER_TOKEN)
+    assert mean_loss(result["ours"]) == pytest.approx(mean_loss(outside), abs=NATS_PER_TOKEN)
     greedy = [is_greedy for _, is_greedy in result["harness"]]
     assert greedy == [score.correct == score.tokens for score in result["ours"]]
     assert greedy == [False] * TEST_ROWS + [True] * OWN_ROWS
@@ -128,9 +125,7 @@ def test_reported_loss_is_that_of_plain_transformers(project, scored, name):
     reported = json.loads((project.run / "metrics.json").read_text())["models"][name]
     outside = scored[name]["transformers"][:TEST_ROWS]
     assert reported["tokens"] == sum(score.tokens for score in outside)
-    assert reported["loss"] == pytest.approx(
-        scoring.mean_loss(outside), abs=NATS_PER_TOKEN if dtype == "float32" else 2e-2
-    )
+    assert reported["loss"] == pytest.approx(mean_loss(outside), abs=NATS_PER_TOKEN if dtype == "float32" else 2e-2)
 
 
 @pytest.mark.parametrize("name", MODELS)

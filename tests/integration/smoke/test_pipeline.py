@@ -11,7 +11,7 @@ from datasets import load_from_disk
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from lorabundle.artifacts import sha256_file
+from lorabundle.core.files import sha256_file
 from tests.conftest import run_stage
 from tests.integration.smoke.conftest import STAGES
 

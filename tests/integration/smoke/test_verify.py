@@ -4,7 +4,9 @@ import random
 from pathlib import Path
 
 from lorabundle import verify
-from tests.packed import flipped
+from lorabundle.submission import tarball
+from lorabundle.verification import checks
+from tests.fake_submission import flipped
 
 ARCHIVE = Path("archive/submission-smoke.tar.gz")
 
@@ -16,13 +18,13 @@ def test_the_submission_is_verified(project, monkeypatch):
 
 def test_a_flipped_byte_is_found_in_each_file(project, monkeypatch):
     monkeypatch.chdir(project.folder)
-    verify.tarball.unpack(ARCHIVE, verify.SHIPPED)
+    tarball.unpack(ARCHIVE, checks.SHIPPED)
     places = random.Random(0)
-    files = [path for path in verify.SHIPPED.rglob("*") if path.is_file()]
+    files = [path for path in checks.SHIPPED.rglob("*") if path.is_file()]
     for path in files:
-        data, name = path.read_bytes(), path.relative_to(verify.SHIPPED).as_posix()
+        data, name = path.read_bytes(), path.relative_to(checks.SHIPPED).as_posix()
         path.write_bytes(flipped(data, places.randrange(len(data))))
-        found = [difference.where for difference in verify.check_files(verify.SHIPPED)]
+        found = [difference.where for difference in checks.check_files(checks.SHIPPED)]
         assert found if name == "SHA256SUMS" else found == [name], name
         path.write_bytes(data)
     assert len(files) > 60

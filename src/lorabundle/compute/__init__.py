@@ -1,0 +1,1 @@
+"""Compute: how the model is loaded, run and probed on this CPU. Imports core and model."""

@@ -1,0 +1,96 @@
+"""Which dtype and which attention this CPU trains fastest with: measured once in about two seconds, then remembered.
+
+A CPU's flags do not tell: bfloat16 is twice as fast as float32 on a Zen 4, and slower on Intel CPUs before AMX, though both
+have AVX512-BF16. The measurement is kept in `outputs/.probe.json` for the same CPU, software and threads, so that the stages
+of a run, and both engines, decide alike.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from lorabundle.compute import packing
+from lorabundle.core.config import NUMERICS
+from lorabundle.core.files import read_json, writable, write_json
+
+log = logging.getLogger("lorabundle")
+
+CACHE = Path("outputs/.probe.json")
+CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")  # what may limit the CPU
+# The less exact dtype, or the less usual attention, must be so many times as fast: noise decides nothing
+CLEARLY = 1.25
+SECONDS = 0.4  # for each measurement
+SIZE = 960  # of the square matrices that are multiplied: near the tokens of a forward pass, and no power of two
+GROUP = packing.Group(rows=4, length=96, shared=24)  # of the attention that is measured: rows of a usual length
+HEADS, KEY_HEADS, HEAD_SIZE = 9, 3, 64  # the default model's
+
+
+def cpu_model() -> str:
+    """The CPU's name as Linux gives it."""
+    match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    return match[1].strip() if match else "unknown"
+
+
+@cache
+def decision() -> dict:
+    """What to compute with here, and the measurements that say so.
+
+    Returns {"machine", "gflops": {dtype: rate}, "attention_ms": {name: time}, "dtype", "attn_implementation"}.
+    """
+    machine = {"cpu": cpu_model(), "torch": torch.__version__, "threads": torch.get_num_threads(), "numerics": NUMERICS}
+    machine |= {name: os.environ[name] for name in CAPS if name in os.environ}
+    if CACHE.is_file():
+        known = read_json(CACHE, "Delete it; it is made again.")
+        if known["machine"] == machine:
+            return known
+    result = {"machine": machine} | measure()
+    with writable(CACHE.parent):
+        write_json(CACHE, result)
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in result["gflops"].items())
+    log.info("probe: GFLOP/s %s: computing in %s, %s attention", rates, result["dtype"], result["attn_implementation"])
+    return result
+
+
+def measure() -> dict:
+    """Matrix products in float32 and bfloat16, then both kinds of attention, forward and backward, in the faster dtype.
+
+    Portable numerics have one dtype and one attention, whatever is faster.
+    """
+    rates = {name: 2e-9 * SIZE**3 / seconds(product(getattr(torch, name))) for name in ("float32", "bfloat16")}
+    dtype = "bfloat16" if NUMERICS == "fast" and rates["bfloat16"] > CLEARLY * rates["float32"] else "float32"
+    times = {name: 1e3 * seconds(attention(core, getattr(torch, dtype))) for name, core in packing.CORES.items()}
+    chosen = "sdpa" if NUMERICS == "fast" and times["eager"] > CLEARLY * times["sdpa"] else "eager"
+    return {"gflops": rates, "attention_ms": times, "dtype": dtype, "attn_implementation": chosen}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Least time of `work`, which is done for about `SECONDS`: other work on the machine only ever adds to it."""
+    work()
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end or len(times) < 3:
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def product(dtype: torch.dtype) -> Callable[[], object]:
+    """One product of two square matrices."""
+    left, right = torch.ones(2, SIZE, SIZE, dtype=dtype)
+    return lambda: left @ right
+
+
+def attention(core: Callable, dtype: torch.dtype) -> Callable[[], object]:
+    """Forward and backward of one layer's attention over `GROUP`."""
+    whole = GROUP.shared + GROUP.length
+    query = torch.ones(HEADS, GROUP.rows, GROUP.length, HEAD_SIZE, dtype=dtype, requires_grad=True)
+    key = torch.ones(KEY_HEADS, GROUP.rows, whole, HEAD_SIZE, dtype=dtype, requires_grad=True)
+    mask = packing.mask(GROUP, None, dtype)
+    return lambda: core(query, key, key, mask, HEAD_SIZE**-0.5, 0.0).sum().backward()

@@ -1,0 +1,249 @@
+"""Typed settings of a run, and every path that follows from them.
+
+`config/default.yaml` holds every key with its comment, and other configs hold what differs (see `config_file`). Here only keys that
+not every source has (`revision`, `packages`, `tasks`, `columns`) may be left out, and `model.name`, which follows from the path.
+Unknown keys, wrong types and contradictions are errors, all reported together.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NUMERICS = os.environ.get("NUMERICS") or "fast"  # how this process computes: it counts from the first import on
+ASSETS_LOCK = Path("docker/assets.lock")
+RUNTIME_LOCK = Path("docker/requirements.lock")
+WHEELS = Path("data/raw/wheels")
+RAW = Path("data/raw")
+MODELS = Path("data/models")
+PROCESSED = Path("data/processed")
+REPORTS = Path("reports")
+ARCHIVE = Path("archive")
+SPLITS = ("train", "val", "test")
+TRAINING_SECTIONS = {"seed", "numerics", "model", "lora", "train"}  # what decides the course of training
+# Of a model's folder, what goes into the adapter's as it is; which of them there are depends on the tokenizer
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+)
+BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: made from locked wheels
+DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# What a column of a dataset can mean, and which of these make up the row's content
+DataField = Literal["prompt", "context", "completion", "system", "messages", "id", "group", "kind"]
+CONTENT = {"prompt", "completion", "messages"}
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    """The base model: where it comes from and how it is loaded."""
+
+    name: Name  # folder below data/models; if left out, the last part of `path`
+    source: Literal["wheel", "hub", "local"]
+    path: str = Field(min_length=1)  # package name in docker/assets.lock, hub id, or folder, by `source`
+    revision: str | None = None  # hub only: the 40-digit commit
+    dtype: Literal["auto", "bfloat16", "float32"]
+    attn_implementation: Literal["auto", "eager", "sdpa"]
+    load_in_4bit: bool
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_path(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and "name" not in settings and isinstance(settings.get("path"), str):
+            return settings | {"name": settings["path"].rstrip("/").rpartition("/")[2]}
+        return settings
+
+    @model_validator(mode="after")
+    def _revision_pins_a_hub_model(self) -> "Model":
+        if self.source == "hub" and not COMMIT.fullmatch(self.revision or ""):
+            raise ValueError("model.revision must be the full 40-digit commit when model.source is hub (names move)")
+        if self.source != "hub" and self.revision is not None:
+            raise ValueError("model.revision is only for model.source: hub")
+        return self
+
+
+class Lora(Section):
+    """The adapter, in peft.LoraConfig's names (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(ge=0, lt=1)
+    target_modules: list[str] = Field(min_length=1)
+
+
+class Data(Section):
+    """The dataset: its source, its splits and the sequence limit."""
+
+    source: str = Field(min_length=1)  # a name of BUILT_SOURCES, a file with a suffix of DATA_SUFFIXES, or a hub id
+    revision: str | None = None  # hub only: the 40-digit commit
+    packages: list[str] = []  # docstrings only: packages of docker/assets.lock
+    tasks: dict[str, dict[str, Any]] = {}  # reasoning_gym only: generators and their settings
+    columns: dict[DataField, str] = {}  # what the columns of the user's data mean, where detection does not say
+    on_error: Literal["stop", "quarantine"]
+    near_duplicate_threshold: float = Field(gt=0, le=1)  # Jaccard similarity; 1.0: only equal texts
+    max_length: int = Field(ge=8)
+    val_fraction: float = Field(gt=0, lt=1)
+    test_fraction: float = Field(gt=0, lt=1)
+    max_train_examples: int = Field(ge=1)
+    max_val_examples: int = Field(ge=1)
+    max_test_examples: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("data.val_fraction + data.test_fraction must be below 1, or nothing is left to train on")
+        if (self.source == "docstrings") != bool(self.packages):
+            raise ValueError(
+                f"data.packages goes with data.source: docstrings, and with no other (it is {self.source})"
+            )
+        if (self.source == "reasoning_gym") != bool(self.tasks):
+            raise ValueError(
+                f"data.tasks goes with data.source: reasoning_gym, and with no other (it is {self.source})"
+            )
+        unseeded = [name for name, settings in self.tasks.items() if not {"seed", "size"} <= set(settings)]
+        if unseeded:
+            raise ValueError(
+                f"data.tasks: {', '.join(unseeded)} must set seed and size, or each run has other questions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _source_is_known(self) -> "Data":
+        suffixes = ", ".join(DATA_SUFFIXES)
+        is_file = Path(self.source).suffix.lower() in DATA_SUFFIXES
+        if self.source not in BUILT_SOURCES and not is_file and not self.is_hub:
+            raise ValueError(
+                f"data.source must be {' or '.join(BUILT_SOURCES)}, a file that ends in one of {suffixes}, or a hub id (owner/name)"
+            )
+        if self.is_hub and not COMMIT.fullmatch(self.revision or ""):
+            raise ValueError(
+                f"data.revision must be the full 40-digit commit when data.source is a hub id (names move); {self.source} is "
+                f"taken for one, because there is no such file"
+            )
+        if not self.is_hub and self.revision is not None:
+            raise ValueError("data.revision is only for a hub id in data.source")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_give_a_row(self) -> "Data":
+        if self.columns and self.source in BUILT_SOURCES:
+            raise ValueError(f"data.columns is for data of your own; {self.source} has none")
+        given = CONTENT & set(self.columns)
+        if given and given not in (CONTENT - {"messages"}, {"messages"}):
+            raise ValueError(
+                f"data.columns must name prompt and completion, or messages; it names {', '.join(sorted(given))}"
+            )
+        return self
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether `source` is a dataset on the hub."""
+        path = Path(self.source)
+        return bool(HUB_ID.fullmatch(self.source)) and path.suffix.lower() not in DATA_SUFFIXES and not path.exists()
+
+    @property
+    def names_content(self) -> bool:
+        """Whether `columns` says where prompt and completion are, so that nothing is left to detect."""
+        return bool(CONTENT & set(self.columns))
+
+    @property
+    def dataset_dir(self) -> Path:
+        """Where fetch puts a dataset from the hub."""
+        return RAW / "datasets" / f"{self.source.replace('/', '--')}-{(self.revision or '')[:8]}"
+
+
+class Train(Section):
+    """Training, in transformers.TrainingArguments' names."""
+
+    num_train_epochs: float = Field(gt=0)
+    max_steps: int = Field(ge=-1)
+    per_device_train_batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)  # of one forward pass; the name is fairseq's
+    fit: Literal["stop", "auto"]  # if memory is short; ours
+    learning_rate: float = Field(gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"]
+    warmup_steps: float = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(gt=0)
+    gradient_checkpointing: bool
+    logging_steps: int = Field(ge=1)
+    eval_steps: int = Field(ge=1)
+    save_steps: int = Field(ge=1)
+    save_total_limit: int = Field(ge=2)  # one more than the one that may be cut short while being written
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> "Train":
+        if self.max_steps == 0:
+            raise ValueError("train.max_steps is 0; give a number of steps, or -1 to let num_train_epochs decide")
+        for name in ("eval_steps", "save_steps"):
+            if getattr(self, name) % self.logging_steps:
+                raise ValueError(
+                    f"train.{name} must be a multiple of train.logging_steps, so that a resumed log is whole"
+                )
+        return self
+
+
+class Evaluate(Section):
+    """Scoring and generation on the test split."""
+
+    batch_size: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+
+
+class Sample(Section):
+    """The answers shown in the report."""
+
+    num_prompts: int = Field(ge=1)
+
+
+class Config(Section):
+    """All settings of one run."""
+
+    run: Name
+    seed: int = Field(ge=0, lt=2**32)  # what NumPy takes
+    numerics: Literal["fast", "portable"]  # see numerics.py
+    model: Model
+    data: Data
+    lora: Lora
+    train: Train
+    evaluate: Evaluate
+    sample: Sample
+
+    @model_validator(mode="after")
+    def _portable_is_float32(self) -> "Config":
+        if self.numerics == "portable" and (self.model.dtype == "bfloat16" or self.model.load_in_4bit):
+            raise ValueError(
+                "numerics: portable is for float32: set model.dtype to float32 or auto, and model.load_in_4bit to false"
+            )
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Everything this run writes."""
+        return Path("outputs") / self.run
+
+    @property
+    def model_dir(self) -> Path:
+        """The base model as fetch leaves it."""
+        return MODELS / self.model.name
+
+    @property
+    def adapter_dir(self) -> Path:
+        """The trained adapter."""
+        return self.run_dir / "adapter"
+
+    def record_path(self, stage: str) -> Path:
+        """A stage's record, which exists only once the stage has completed."""
+        return self.run_dir / "stages" / f"{stage}.json"

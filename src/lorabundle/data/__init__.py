@@ -1,0 +1,1 @@
+"""Data: from a dataset to validated, de-duplicated, split records. Imports core and model."""

@@ -1,0 +1,97 @@
+"""What the manifest says about a dataset: lengths, licences, the entry of each split."""
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from email.parser import HeaderParser
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import yaml
+from datasets import Dataset
+
+from lorabundle.core.files import sha256_file
+from lorabundle.model.prompts import IGNORE_INDEX
+
+
+def lengths(splits: dict[str, Iterable[dict]]) -> dict[str, dict]:
+    """Distribution of the tokens of prompts (all that is no label) and responses, by split, with the same edges for all.
+
+    Args:
+        splits: rows with `labels`, not yet cut.
+    """
+    counted = {
+        split: {
+            "prompt": [row["labels"].count(IGNORE_INDEX) for row in rows],
+            "response": [len(row["labels"]) - row["labels"].count(IGNORE_INDEX) for row in rows],
+        }
+        for split, rows in splits.items()
+    }
+    edges = {part: _edges(max(max(by_part[part]) for by_part in counted.values())) for part in ("prompt", "response")}
+    return {
+        split: {part: distribution(values, edges[part]) for part, values in by_part.items()}
+        for split, by_part in counted.items()
+    }
+
+
+def distribution(values: list[int], edges: list[int]) -> dict:
+    """Summary and histogram: `counts[i]` values lie in `edges[i] <= value < edges[i + 1]`; p95 is a value at or below which 95 % are."""
+    ranked = sorted(values)
+    return {
+        "min": ranked[0],
+        "median": median(ranked),
+        "p95": ranked[-(-95 * len(ranked) // 100) - 1],
+        "max": ranked[-1],
+        "edges": edges,
+        "counts": [sum(low <= value < high for value in ranked) for low, high in pairwise(edges)],
+    }
+
+
+def _edges(largest: int) -> list[int]:
+    """0, 8, 16, 24, 32, then powers of two and the values half-way between, until one is above `largest`."""
+    edges = [0, 8, 16, 24, 32]
+    while edges[-1] <= largest:
+        edges.append(edges[-1] * 3 // 2 if edges[-1] & (edges[-1] - 1) == 0 else edges[-1] * 4 // 3)
+    return edges
+
+
+def describe_split(rows: Dataset, folder: Path) -> dict:
+    """A split's entry in the manifest. `sha256` is of the Arrow data, which is a function of the rows alone."""
+    (arrow,) = folder.glob("*.arrow")
+    return {
+        "examples": len(rows),
+        "groups": len({row["group"] for row in rows}),
+        "tokens": sum(len(row["input_ids"]) for row in rows),
+        "response_tokens": sum(label != IGNORE_INDEX for row in rows for label in row["labels"]),
+        "kinds": dict(sorted(Counter(row["kind"] for row in rows).items())),
+        "sha256": sha256_file(arrow),
+    }
+
+
+def wheel_licences(wheels: dict[str, Path]) -> dict[str, str]:
+    """Licence that each wheel's metadata states, by package; a package that states none is left out."""
+    return {package: licence for package, wheel in wheels.items() if (licence := _wheel_licence(wheel))}
+
+
+def _wheel_licence(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
+        metadata = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
+    classifiers = [
+        value.split(" :: ")[-1] for value in metadata.get_all("Classifier", []) if value.startswith("License")
+    ]
+    stated = metadata.get("License-Expression") or metadata.get("License") or ", ".join(classifiers)
+    return stated.strip().splitlines()[0] if stated.strip() else ""  # some give the whole text
+
+
+def card_licence(card: Path) -> str:
+    """`license` of the front matter of a hub dataset's README.md; "" if it states none."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.S)
+    try:
+        stated = yaml.safe_load(front[1]).get("license") if front else None
+    except (yaml.YAMLError, AttributeError):
+        return ""
+    return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, intervals, aggregates and sanity checks. Imports core, model and compute."""

@@ -1,0 +1,1 @@
+"""Model: the base model's chat template, tokenizer and weights layout. Imports core."""

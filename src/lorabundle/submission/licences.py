@@ -1,0 +1,109 @@
+"""Which licences the parts of a submission have, as the parts themselves state them.
+
+Python packages state theirs in their metadata; nothing is looked up or guessed, and what states none is listed as unknown.
+"""
+
+import re
+from dataclasses import dataclass
+from email.message import Message
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model.license import DisjunctiveLicense, License
+
+from lorabundle.core.config import RUNTIME_LOCK
+from lorabundle.core.files import require
+from lorabundle.core.locks import PIN, read_lock
+from lorabundle.reporting.render import fill
+from lorabundle.submission.finished_run import FinishedRun
+
+NAME = "LICENSES.md"
+TEMPLATE = Path(__file__).parent / "templates" / f"{NAME}.jinja"
+UNKNOWN = "unknown: none stated"
+# What pip-compile notes below a pin: `# via name`, or one name a line
+VIA = re.compile(r"^    #(?: via|  ) +(\S+)", re.M)
+ASKED = "-r"  # `-r requirements.in`
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the run-time lock."""
+
+    name: str
+    version: str
+    sha256: set[str]  # of the files that may be installed
+    needed_by: list[str]  # other packages, and ASKED if docker/requirements.in names it
+    licences: list[str]
+
+    @property
+    def licence(self) -> str:
+        """The licences as a reader sees them."""
+        return ", ".join(self.licences) or UNKNOWN
+
+
+def locked_packages() -> list[Package]:
+    """The packages of the run-time lock, by name."""
+    needed_by = _needed_by(require(RUNTIME_LOCK, "Restore it with git.").read_text(encoding="utf-8"))
+    return [
+        Package(name, version, hashes, needed_by[name], _installed(name))
+        for name, (version, hashes) in sorted(read_lock(RUNTIME_LOCK).items())
+    ]
+
+
+def _needed_by(lock: str) -> dict[str, list[str]]:
+    pins = list(PIN.finditer(lock))
+    ends = [pin.start() for pin in pins[1:]] + [len(lock)]
+    return {pin["name"]: VIA.findall(lock, pin.end(), end) for pin, end in zip(pins, ends, strict=True)}
+
+
+def _installed(package: str) -> list[str]:
+    try:
+        return stated(metadata(package))
+    except PackageNotFoundError:  # run by hand in some other environment
+        return []
+
+
+def stated(package: Message) -> list[str]:
+    """Licences in a package's metadata: an expression, else an SPDX id, else classifiers, else a short text."""
+    text = (package.get("License") or "").strip()
+    short = [text] if text and "\n" not in text else []  # some give the whole licence there
+    classifiers = [
+        value.split(" :: ")[-1] for value in package.get_all("Classifier", []) if value.startswith("License")
+    ]
+    if package.get("License-Expression"):
+        return [package["License-Expression"]]
+    if short and is_spdx(text):
+        return short
+    return classifiers or short
+
+
+def is_spdx(text: str) -> bool:
+    """Whether a text is an SPDX id or expression, and not just a name."""
+    licence = parse(text)
+    return not isinstance(licence, DisjunctiveLicense) or licence.id is not None
+
+
+def parse(text: str) -> License:
+    """A stated licence in CycloneDX's form: an SPDX id or expression where it is one, else a name."""
+    return LicenseFactory().make_from_string(text)
+
+
+def data_licences(run: FinishedRun) -> dict[str, str]:
+    """What each dataset, or package that data was made from, states; "" where it states nothing."""
+    data, stated_by = run.config.data, run.manifest.part("licences")
+    packages = [name for name in stated_by if name != run.config.model.path]
+    return {name: stated_by.get(name, "") for name in data.packages or packages or [data.source]}
+
+
+def document(run: FinishedRun, packages: list[Package]) -> str:
+    """`LICENSES.md`: the licences of code, model, data and packages."""
+    return fill(
+        TEMPLATE,
+        run=run.config.run,
+        model=run.provenance.text("name"),
+        model_source=f"{run.config.model.source} {run.config.model.path}",
+        model_licence=run.model_licence or UNKNOWN,
+        data={name: licence or UNKNOWN for name, licence in data_licences(run).items()},
+        packages=packages,
+    )

@@ -1,0 +1,1 @@
+"""Training: the trainer, its step, memory and checkpoints. Imports core, model and compute."""

@@ -1,0 +1,82 @@
+"""What a training says of itself: `train_log.jsonl`, a line or a progress bar on the console, and an error when it diverges."""
+
+import logging
+import math
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from lorabundle.core.errors import DivergenceError
+from lorabundle.core.files import write_jsonl
+
+log = logging.getLogger("lorabundle.train")
+
+
+class Journal(TrainerCallback):
+    """Write `train_log.jsonl`, show progress, and stop a run that diverges."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.step_seconds = 0.0
+        self.step_started = 0.0
+        self.tokens_logged = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the progress bar; tqdm leaves it off when nobody watches a terminal."""
+        logged = [entry["tokens"] for entry in state.log_history if "tokens" in entry]
+        self.tokens_logged = logged[-1] if logged else 0
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None, dynamic_ncols=True)
+        self.began, self.first_step = time.monotonic(), state.global_step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Time the steps alone, without validation and saving."""
+        self.step_started = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Advance."""
+        self.step_seconds += time.monotonic() - self.step_started
+        self.bar.update(1)
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        """Rewrite the journal from the trainer's history, which survives a resume."""
+        entry = state.log_history[-1]
+        for name in ("loss", "grad_norm", "eval_loss"):
+            if not math.isfinite(entry.get(name, 0.0)):
+                raise DivergenceError(
+                    f"{name} is {entry[name]} at step {state.global_step}: training has diverged. Lower "
+                    f"train.learning_rate (now {args.learning_rate}) or raise train.warmup_steps, then run again."
+                )
+        if "loss" in entry:
+            entry["tokens_per_second"] = round((entry["tokens"] - self.tokens_logged) / self.step_seconds, 1)
+            self.tokens_logged, self.step_seconds = entry["tokens"], 0.0
+            self._show(state, entry)
+        elif "eval_loss" in entry and self.bar.disable:
+            log.info("step %d/%d  validation loss %.4f", state.global_step, state.max_steps, entry["eval_loss"])
+        write_jsonl(self.path, journal_rows(state.log_history))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
+        self.bar.close()
+
+    def _show(self, state, entry: dict) -> None:
+        if not self.bar.disable:
+            self.bar.set_postfix_str(f"loss {entry['loss']:.3f}")
+            return
+        seconds = (time.monotonic() - self.began) / (state.global_step - self.first_step)
+        log.info(
+            "step %d/%d  loss %.4f  learning rate %.2e  %.0f tokens/s  %.1f min left",
+            *(state.global_step, state.max_steps, entry["loss"], entry["learning_rate"], entry["tokens_per_second"]),
+            seconds * (state.max_steps - state.global_step) / 60,
+        )
+
+
+def journal_rows(history: list[dict]) -> list[dict]:
+    """The trainer's history as rows of `train_log.jsonl`: one per logging step, one per validation."""
+    train = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second")
+    val = ("step", "epoch", "eval_loss")
+    chosen = [
+        (entry, train if "loss" in entry else val) for entry in history if "loss" in entry or "eval_loss" in entry
+    ]
+    return [{key: entry[key] for key in keys if key in entry} for entry, keys in chosen]

@@ -1,0 +1,42 @@
+"""What a run ran on: CPU, threads, dtype, engine, versions, commit. The only facts that may differ between equal runs."""
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+
+from lorabundle.compute import cpu_probe
+from lorabundle.compute.load import resolve_attention, resolve_dtype
+from lorabundle.core.config import Config
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "tokenizers", "numpy")
+
+
+def total_memory_bytes() -> int:
+    """Physical memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def describe(config: Config) -> dict:
+    """The machine and software of this process, for `environment.json`.
+
+    `engine`, `image` and `commit` are what `docker/run.sh` found on the host and passed in the environment.
+    """
+    return {
+        "schema": 1,
+        "cpu": cpu_probe.cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": total_memory_bytes(),
+        "threads": torch.get_num_threads(),
+        "numerics": config.numerics,
+        "dtype": str(resolve_dtype(config.model.dtype)).removeprefix("torch."),
+        "attn_implementation": resolve_attention(config.model.attn_implementation),
+        "probe": cpu_probe.decision(),
+        "engine": os.environ.get("LORABUNDLE_ENGINE", "none (run by hand)"),
+        "image": os.environ.get("LORABUNDLE_IMAGE", ""),
+        "commit": os.environ.get("LORABUNDLE_COMMIT", "unknown"),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }

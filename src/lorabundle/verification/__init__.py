@@ -1,0 +1,1 @@
+"""Verification: checks of a submission. Imports submission and the layers below."""

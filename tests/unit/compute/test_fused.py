@@ -1,0 +1,136 @@
+"""The fused functions: the same values as the plain modules, and gradients checked against finite differences in float64."""
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, get_peft_model
+from torch.autograd import gradcheck
+from torch.nn.functional import cross_entropy
+
+from lorabundle.compute import fused
+
+TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Let the functions compute in float64 throughout, so that finite differences can resolve a wrong gradient."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+def test_gradients_of_the_linear_layer(double):
+    base = torch.nn.Linear(5, 7, bias=False, dtype=torch.float64).requires_grad_(False)
+    x, a, b = random(2, 3, 5), random(4, 5), random(7, 4)
+    assert gradcheck(lambda *inputs: fused.LoraLinear.apply(inputs[0], base, *inputs[1:], 0.5), (x, a, b))
+
+
+def test_the_first_layers_input_needs_no_gradient():
+    base = torch.nn.Linear(5, 7, bias=False).requires_grad_(False)
+    a, b = torch.randn(4, 5, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    fused.LoraLinear.apply(torch.randn(3, 5), base, a, b, 1.0).sum().backward()
+    assert a.grad.shape == (4, 5)
+    assert b.grad.shape == (7, 4)
+
+
+def test_gradients_of_the_norm(double):
+    weight = torch.randn(6, dtype=torch.float64)
+    assert gradcheck(lambda x: fused.RmsNorm.apply(x, weight, 1e-5), (random(2, 3, 6),))
+
+
+def test_gradients_of_the_activation():
+    assert gradcheck(fused.SwiGlu.apply, (random(2, 3, 8),))
+
+
+def test_gradients_of_the_head(double, monkeypatch):
+    """Five responses, filled up to six, two at a time: the last portion is half fill."""
+    monkeypatch.setattr(fused, "HEAD_ROWS", 2)
+    monkeypatch.setattr(fused, "HEAD_MULTIPLE", 3)
+    weight, targets = torch.randn(11, 4, dtype=torch.float64), torch.tensor([3, 0, 10, 3, 7])
+    monkeypatch.setattr(torch, "full", lambda shape, value: torch.ones(shape, dtype=torch.float64) * value)
+    assert gradcheck(lambda x: fused.ResponseNats.apply(x, weight, targets), (random(5, 4),))
+
+
+def test_nats_of_the_head_by_hand():
+    """Two states under a head that gives the logits (0, ln 3) and (0, 0): 1/4 and 1/2 for the first token."""
+    weight = torch.tensor([[0.0], [1.0]])
+    states = torch.tensor([[3.0], [1.0]]).log().requires_grad_()
+    nats = fused.ResponseNats.apply(states, weight, torch.tensor([0, 0]))
+    assert nats.item() == pytest.approx(torch.tensor(8.0).log().item(), abs=1e-6)
+    nats.backward()
+    assert states.grad.flatten().tolist() == pytest.approx([0.75, 0.5], abs=1e-6)  # the other token's probability
+
+
+def test_a_head_with_an_adapter_is_not_fused():
+    head = torch.nn.Linear(4, 11, bias=False)  # its weight asks for a gradient
+    states, targets = torch.randn(5, 4), torch.tensor([3, 0, 10, 3, 7])
+    nats = fused.response_nats(states, head, targets)
+    assert nats.item() == pytest.approx(cross_entropy(head(states), targets, reduction="sum").item(), rel=1e-6)
+    nats.backward()
+    assert head.weight.grad is not None
+
+
+def adapted(model, **settings):
+    """The model with an adapter whose B is not zero, so that it changes something."""
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, **settings))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.train()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_layers_are_those_of_peft(tiny_copy, dtype, tolerance):
+    """Logits and gradients of the whole model, before and after fusing. The tolerance is a share of the largest value."""
+    model, input_ids = adapted(tiny_copy.to(dtype)), torch.randint(0, 16, (3, 20))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def results() -> list[torch.Tensor]:
+        logits = model(input_ids=input_ids).logits
+        return [logits, *torch.autograd.grad(logits.float().square().mean(), trained)]
+
+    plain = results()
+    fused.fuse(model)
+    assert any(isinstance(module, fused.PeftLinear) and "forward" in vars(module) for module in model.modules())
+    for expected, result in zip(plain, results(), strict=True):
+        assert result.dtype is expected.dtype
+        assert (result - expected).abs().max() <= tolerance * expected.abs().max()
+    fused.unfuse(model)
+    assert all(torch.equal(expected, result) for expected, result in zip(plain, results(), strict=True))
+
+
+def test_a_4bit_layer_gives_what_peft_gives_for_it():
+    """The gradient too: it goes through the restored weights, not through the ones that were quantised."""
+    dense = torch.nn.Linear(64, 48, bias=False)
+    layer = Linear4bit(64, 48, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    layer.load_state_dict(dense.state_dict())
+    model = get_peft_model(
+        torch.nn.Sequential(layer.to("cpu")), LoraConfig(r=4, target_modules=["0"], init_lora_weights=False)
+    ).train()
+    x = torch.randn(5, 64, requires_grad=True)
+    expected = model(x)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
+    fused.fuse(model)
+    assert "forward" in vars(model.base_model.model[0])
+    result = model(x)
+    (gradient,) = torch.autograd.grad(result.square().sum(), x)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+    assert (fused.frozen_weight(layer) - dense.weight).abs().max() > 1e-3  # else nothing was quantised
+
+
+@pytest.mark.parametrize("settings", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_other_adapters_keep_pefts_forward(tiny_copy, settings):
+    model = adapted(tiny_copy, **settings)
+    fused.fuse(model)
+    layers = [module for module in model.modules() if isinstance(module, fused.PeftLinear)]
+    assert layers
+    assert not any("forward" in vars(layer) for layer in layers)

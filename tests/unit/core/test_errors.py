@@ -3,8 +3,8 @@
 import pytest
 
 from lorabundle.core import errors
+from lorabundle.core.command import explain
 from lorabundle.core.errors import InterruptedStageError, LorabundleError, MemoryExhaustedError
-from lorabundle.core.stage import _explain
 from tests.conftest import ROOT
 
 
@@ -15,7 +15,7 @@ def test_every_exception_class_is_raised_in_a_test():
 
 
 def test_interruption_says_how_to_go_on():
-    error = _explain(KeyboardInterrupt("SIGTERM"), "train")
+    error = explain(KeyboardInterrupt("SIGTERM"))
     assert isinstance(error, InterruptedStageError)
     assert "run the same command to go on" in str(error)
 
@@ -24,7 +24,7 @@ def test_interruption_says_how_to_go_on():
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
 )
 def test_lack_of_memory_says_what_to_lower(error):
-    explained = _explain(error, "train")
+    explained = explain(error)
     assert isinstance(explained, MemoryExhaustedError)
     assert "Lower train.max_tokens" in str(explained)
 

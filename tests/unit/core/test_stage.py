@@ -67,7 +67,7 @@ def failing(error: BaseException):
             1,
             "No space left on device: 'outputs/x'. Check the free space",
         ),
-        (KeyError("surprise"), 1, "This is a defect of lorabundle"),
+        (KeyError("surprise"), 1, "This is a bug in lorabundle"),
         (KeyboardInterrupt("SIGTERM"), 1, "Stopped by SIGTERM. Results of earlier stages"),
     ],
 )

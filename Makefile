@@ -206,11 +206,11 @@ $(RUN)/provenance.json: $(STAGES)/fetch.json
 $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
-$(STAGES)/train.json: $(call code,train,model compute training) $(call section,run seed numerics model lora train) \
+$(STAGES)/train.json: $(call code,train,model compute training) $(call section,seed numerics model lora train) \
 		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock $(call missing,train)
 	@$(call stage,train)
 
-$(STAGES)/evaluate.json: $(call code,evaluate,model compute data evaluation) $(call section,run seed numerics model data evaluate) \
+$(STAGES)/evaluate.json: $(call code,evaluate,model compute data evaluation) $(call section,seed numerics model data evaluate) \
 		$(STAGES)/train.json $(call missing,evaluate)
 	@$(call stage,evaluate)
 
@@ -218,7 +218,7 @@ $(STAGES)/sample.json: $(call code,sample,evaluation) $(call section,sample) $(S
 	@$(call stage,sample)
 
 $(STAGES)/report.json: $(call code,report,reporting) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
-		$(call section,run seed numerics model data lora train evaluate sample) $(call missing,report)
+		$(call section,seed numerics model data lora train evaluate sample) $(call missing,report)
 	@$(call stage,report)
 
 $(STAGES)/archive.json: $(call code,archive,evaluation reporting submission) $(SOURCE) $(STAGES)/report.json $(call missing,archive)

@@ -30,14 +30,16 @@ SHELL = /bin/bash
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
+# quoted(text): the text as one word of a shell command
+quoted = '$(subst ','\'',$(1))'
+
 # DATA=FILE is short for SET="data.source=FILE run=<the file's name>", which SET itself may override.
 # NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch.
-$(if $(word 2,$(DATA)),$(error config: error: DATA is '$(DATA)', and make cannot follow a name with spaces. Rename the file, or copy it to one without))
-file_name = $(shell basename "$(1)" | sed 's/\(.\)\.[A-Za-z0-9.]*$$/\1/; s/[^A-Za-z0-9._-]/-/g; s/^[^A-Za-z0-9]*//')
+$(if $(word 2,$(DATA)),$(error config: error: make cannot use a file name with spaces: DATA is '$(DATA)'. Rename the file, or make a link to it: ln -s "$(DATA)" mine.csv))
+file_name = $(shell basename -- $(call quoted,$(1)) | LC_ALL=C sed -E 's/\.(gz|zst|xz|bz2)$$//; s/(.)\.[A-Za-z0-9]+$$/\1/; s/[^A-Za-z0-9._-]/-/g; s/^[^A-Za-z0-9]+//')
 override SET := $(strip $(if $(DATA),data.source=$(DATA) run=$(call file_name,$(DATA))) $(SET) $(NUMERICS:%=numerics=%))
 
 # The settings that name files and folders. setting(key)
-quoted = '$(subst ','\'',$(1))'
 SETTINGS := $(shell set -f; set -- $(call quoted,$(SET)); docker/read_config.sh $(call quoted,$(CONFIG)) $$1)
 setting = $(patsubst $(1)=%,%,$(filter $(1)=%,$(SETTINGS)))
 numerics := $(call setting,numerics)

@@ -10,7 +10,7 @@ chain=()
 next=$1
 while [ -f "$next" ] && [ ${#chain[@]} -lt 10 ]; do # a circle ends here, and lorabundle.settings explains it
     chain=("$next" ${chain[@]+"${chain[@]}"})
-    parent=$(sed -n "s/^extends: *[\"']*\([^ \"'#]*\).*/\1/p" "$next" | head -n 1)
+    parent=$(sed -n "s/^extends: *[\"']*\([^ \"'#\r]*\).*/\1/p" "$next" | head -n 1)
     [ -n "$parent" ] || break
     next=$(dirname "$next")/$parent
     echo "extends=$next"

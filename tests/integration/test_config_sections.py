@@ -69,4 +69,6 @@ def test_rules_name_the_sections_that_the_stages_read(sections_read):
         assert sections - {"run"} <= sections_of(stage), f"{stage}: a change of these would rerun nothing"
     for stage in ("fetch", "preprocess", "train", "evaluate", "sample", "report"):
         named = re.findall(r"\$\(call section,([\w ]+)\)", RULES[stage])
-        assert set(" ".join(named).split()) <= sections_read[stage], f"{stage}: a change of these would rerun it for nothing"
+        assert set(" ".join(named).split()) <= sections_read[stage], (
+            f"{stage}: a change of these would rerun it for nothing"
+        )

@@ -203,6 +203,70 @@ def test_changing_the_users_data_reruns_what_reads_it(project):
     assert make("all", source) == ["preprocess", "report", "archive"]  # the stub's data does not change
 
 
+def test_own_data_in_one_word(project):
+    """The run takes the file's name, and nothing about the shipped data has to be emptied."""
+    Path("data").mkdir()
+    Path("data/my rows").mkdir()
+    Path("data/My.own_rows.csv").write_text("prompt,completion\n")
+    assert make("all", "DATA=data/My.own_rows.csv") == STAGES
+    settings = yaml.safe_load(Path("outputs/My.own_rows/config.yaml").read_text())
+    assert (settings["run"], settings["data"]["source"]) == ("My.own_rows", "data/My.own_rows.csv")
+    assert settings["data"]["packages"] == []
+    assert settings["lora"]["r"] == 4  # of the config, smoke.yaml
+    assert Path("archive/submission-My.own_rows.tar.gz").exists()
+    age(*Path().rglob("*"))
+    assert make("all", "DATA=data/My.own_rows.csv") == []
+    os.utime("data/My.own_rows.csv")
+    assert make("all", "DATA=data/My.own_rows.csv")[0] == "preprocess"
+
+
+def test_set_overrides_what_own_data_says(project):
+    Path("mine.jsonl").write_text("{}")
+    assert make("all", "DATA=mine.jsonl", "SET=run=other lora.r=2") == STAGES
+    assert not Path("outputs/mine").exists()
+    settings = yaml.safe_load(Path("outputs/other/config.yaml").read_text())
+    assert (settings["data"]["source"], settings["lora"]["r"]) == ("mine.jsonl", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("../a b.csv", None),
+        ("x/Q&A.csv.gz", "Q-A"),
+        ("-dash.csv", "dash"),
+        ("données.jsonl", "donn--es"),
+        ("x/rows.v2.parquet", "rows.v2"),
+    ],
+)
+def test_run_is_named_by_the_file_with_plain_characters(project, name, run):
+    database = subprocess.run(["make", "-pn", "help", f"DATA={name}"], capture_output=True, text=True)
+    if run is None:
+        assert "make cannot use a file name with spaces" in database.stderr
+    else:
+        assert f"RUN := outputs/{run}\n" in database.stdout
+
+
+def test_seeds_of_own_data(project):
+    Path("mine.csv").write_text("prompt,completion\n")
+    assert make("seeds", "SEEDS=3 4", "DATA=mine.csv")[-2:] == ["outputs/mine-seed-3", "outputs/mine-seed-4"]
+    assert yaml.safe_load(Path("outputs/mine-seed-3/config.yaml").read_text())["data"]["source"] == "mine.csv"
+
+
+def test_config_that_make_reads_differently_is_refused_before_anything_is_made(project):
+    Path("config/mine.yaml").write_text("extends: smoke.yaml\nrun: mine\nmodel: {name: other, path: else}\n")
+    error = fails("all", "ENGINE=venv", "CONFIG=config/mine.yaml")
+    assert "config/mine.yaml: model.name is 'other', but make, which reads a few settings before Python runs" in error
+    assert not Path("ran").exists()
+
+
+def test_a_change_in_the_config_that_is_extended_reruns_what_reads_it(project):
+    make("all")
+    age(*Path().rglob("*"))
+    default = Path("config/default.yaml")
+    default.write_text(default.read_text().replace("lora_dropout: 0.0", "lora_dropout: 0.1"))
+    assert make("all") == ["train", "evaluate", "sample", "report", "archive"]
+
+
 def test_dataset_of_the_hub_is_fetched_and_when_deleted_fetched_again(project):
     source = f"SET=data.source=someone/questions data.revision={'abcdef' * 6 + 'abcd'}"
     assert make("all", source) == STAGES

@@ -82,17 +82,20 @@ def check_as_make_reads(config: Config, path: Path, read: list[str]) -> None:
     Raises:
         ConfigError: they differ, so make would look for the run's files in other places than the stages.
     """
+    cut_off = [statement for statement in read if "=" not in statement]
+    if cut_off:
+        raise ConfigError(
+            f"{path}: make cannot use a file name or run name with spaces, and one ends in {cut_off[0]!r}. Use a name without spaces."
+        )
     for statement in read:
-        key, separator, value = statement.partition("=")
-        if not separator:
-            raise ConfigError(f"{path}: make cannot follow a name with spaces ({statement}). Rename it without spaces.")
+        key, _, value = statement.partition("=")
         setting: Any = config
         for part in key.split("."):
             setting = getattr(setting, part)
         if value != (setting or ""):
             raise ConfigError(
-                f"{path}: {key} is {setting!r}, but make, which reads it before Python runs, finds {value!r}. Write it as a plain "
-                f"line, `{key.split('.')[-1]}: {setting}`, without spaces in the value, below the name of its section."
+                f"{path}: {key} is {setting!r}, but make, which reads a few settings before Python runs, finds {value!r}. Write each "
+                f"setting on a line of its own, `key: value`, with the keys of a section indented below its name."
             )
 
 

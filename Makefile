@@ -4,7 +4,7 @@
 #
 # Each stage is `python -m lorabundle.<stage>`, run by docker/run.sh in the locked environment. A stage's target is its
 # record, outputs/<run>/stages/<stage>.json, which it writes last; it depends on the code, the config sections and the
-# results that the stage reads, so a change reruns what reads it and nothing else. Written for GNU make 3.81 and later.
+# results that the stage reads, so a change reruns what reads it and nothing else. For GNU make 3.81 and later.
 
 # From the command line or the environment
 CONFIG ?= config/default.yaml
@@ -19,7 +19,7 @@ QUICK ?=
 SIGN_KEY ?=
 ARCHIVE ?=
 LEVEL ?= report
-# Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked one
+# Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked build
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
 $(if $(strip $(CONFIG)),,$(error config: error: CONFIG is empty. Pass CONFIG=<file>, for example CONFIG=config/default.yaml))
@@ -36,6 +36,8 @@ quoted = '$(subst ','\'',$(1))'
 # DATA=FILE is short for SET="data.source=FILE run=<the file's name>", which SET itself may override.
 # NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch.
 $(if $(word 2,$(DATA)),$(error config: error: make cannot use a file name with spaces: DATA is '$(DATA)'. Rename the file, or make a link to it: ln -s "$(DATA)" mine.csv))
+$(if $(or $(wildcard $(DATA)),$(filter data.revision=%,$(SET))),,$(if $(DATA),$(error config: error: there is no file $(DATA). Name a data file; \
+	or a dataset on the hub together with its commit: DATA=owner/name SET="data.revision=<40 digits>")))
 file_name = $(shell basename -- $(call quoted,$(1)) | LC_ALL=C sed -E 's/\.(gz|zst|xz|bz2)$$//; s/(.)\.[A-Za-z0-9]+$$/\1/; s/[^A-Za-z0-9._-]/-/g; s/^[^A-Za-z0-9]+//')
 override SET := $(strip $(if $(DATA),data.source=$(DATA) run=$(call file_name,$(DATA))) $(SET) $(NUMERICS:%=numerics=%))
 
@@ -43,7 +45,7 @@ override SET := $(strip $(if $(DATA),data.source=$(DATA) run=$(call file_name,$(
 SETTINGS := $(shell set -f; set -- $(call quoted,$(SET)); docker/read_config.sh $(call quoted,$(CONFIG)) $$1)
 setting = $(patsubst $(1)=%,%,$(filter $(1)=%,$(SETTINGS)))
 numerics := $(call setting,numerics)
-# A name that would lead elsewhere names nothing; lorabundle.settings then says so
+# A run name that would lead out of outputs/ is replaced here; lorabundle.settings then refuses it with the reason
 plain = $(if $(or $(findstring /,$(1)),$(filter .%,$(1))),unnamed,$(or $(1),unnamed))
 RUN := outputs/$(call plain,$(call setting,run))
 MODEL := data/models/$(call plain,$(call setting,model.name))
@@ -82,7 +84,7 @@ stage = NUMERICS=$(numerics) docker/run.sh python -m lorabundle.$(1) --config $(
 ## help: print this list (the default)
 .PHONY: help
 help:
-	@echo "lorabundle: LoRA fine-tuning on a CPU, reported and packed"
+	@echo "lorabundle: LoRA fine-tuning on a CPU, with a report and a submission tarball"
 	@echo
 	@sed -n 's/^## \([a-z-]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 	@echo
@@ -90,13 +92,13 @@ help:
 	@echo "  DATA=FILE       data of your own; the run takes the file's name (make all DATA=data/raw/mine.csv)"
 	@echo "  CONFIG=FILE     settings of the run (default config/default.yaml)"
 	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"run=try train.learning_rate=1e-4\" (no spaces in a value)"
-	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) takes a container engine that answers, else venv"
-	@echo "  BASE=NAME       base of the image: registry, debian, or auto (default)"
-	@echo "  NUMERICS=MODE   fast, or portable: the same result bytes on any x86-64 CPU with AVX2 (default: what CONFIG says)"
-	@echo "  THREADS=N       threads of the computation (default: all cores)"
-	@echo "  SIGN_KEY=FILE   private SSH key to sign the archive with (default: it is not signed); for verify, the signer's public key"
+	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) uses a container engine if one answers, else venv"
+	@echo "  BASE=NAME       what the image is based on: registry (the official Python image), debian (packages), or auto (default)"
+	@echo "  NUMERICS=MODE   fast, or portable: the same result bytes on every x86-64 CPU with AVX2 (default: what CONFIG says)"
+	@echo "  THREADS=N       number of threads to compute with (default: all cores)"
+	@echo "  SIGN_KEY=FILE   private SSH key to sign the archive with (default: no signature); for verify, the signer's public key"
 	@echo "  ARCHIVE=FILE    what verify checks"
-	@echo "  LEVEL=NAME      how far verify goes: hashes, report (default), eval or full"
+	@echo "  LEVEL=NAME      how much verify checks: hashes, report (default), eval or full"
 
 ## all: everything, through the archive
 .PHONY: all
@@ -108,7 +110,7 @@ all: archive
 .PHONY: fetch
 fetch: $(STAGES)/fetch.json
 
-## image: build the environment of the chosen engine: a container image or .venv
+## image: build the environment of the chosen engine, a container image or .venv
 .PHONY: image
 image: FORCE
 	@$(MAKE) --no-print-directory $(environment)
@@ -118,7 +120,7 @@ image: FORCE
 .PHONY: data
 data: $(STAGES)/preprocess.json
 
-## train: fine-tune the adapter; after an interruption, go on from the last checkpoint
+## train: fine-tune the adapter; after an interruption, continue from the last checkpoint
 .PHONY: train
 train: $(STAGES)/train.json
 
@@ -126,7 +128,7 @@ train: $(STAGES)/train.json
 .PHONY: eval
 eval: $(STAGES)/evaluate.json
 
-## sample: pick the answers that the report shows
+## sample: choose the answers that the report shows
 .PHONY: sample
 sample: $(STAGES)/sample.json
 
@@ -134,7 +136,7 @@ sample: $(STAGES)/sample.json
 .PHONY: report
 report: $(STAGES)/report.json
 
-## archive: pack the submission tarball, and with SIGN_KEY=FILE sign it
+## archive: pack the submission tarball; with SIGN_KEY=FILE sign it too
 .PHONY: archive
 archive: $(STAGES)/archive.json
 	$(if $(SIGN_KEY),@docker/sign.sh "$(SIGN_KEY)" archive/submission-$(notdir $(RUN)).tar.gz)
@@ -146,7 +148,7 @@ $(WHEELS): docker/requirements.lock docker/assets.lock docker/download.sh
 	@touch $@
 
 $(VENV): $(WHEELS) docker/setup.sh
-	@echo "[image] making .venv from docker/requirements.lock"
+	@echo "[image] building .venv from docker/requirements.lock"
 	docker/setup.sh venv
 	@touch $@
 
@@ -165,7 +167,7 @@ $(CONFIG):
 		"$(wildcard config/*.yaml)." >&2; exit 2; }
 
 $(SECTIONS)/.set: FORCE
-	@mkdir -p $(@D) 2>/dev/null || { echo "config: error: cannot write below outputs/. Check that the folder is writable by" \
+	@mkdir -p $(@D) 2>/dev/null || { echo "config: error: cannot write to outputs/. Check that the folder is writable by" \
 		"user id $$(id -u) and that the disk is not full (df -h .), then run the same command again." >&2; exit 1; }
 	@echo "$$SET" | cmp -s - $@ || echo "$$SET" > $@
 
@@ -177,8 +179,8 @@ $(SECTIONS)/.resolved: $(CONFIG) $(wildcard $(call setting,extends)) docker/read
 $(SECTIONS)/%.yaml: $(SECTIONS)/.resolved
 	@test -f $@
 
-# What runs share holds the results of one at a time (a model folder, data/processed/, reports/). These files say whose,
-# and change when another run takes the place.
+# Runs share some folders (a model folder, data/processed/, reports/), which hold the results of one run at a time. These files say
+# which run that is, and change when another run takes its place.
 $(MODEL).settings: $(call section,model) FORCE
 	@mkdir -p $(@D)
 	@cmp -s $< $@ || cp $< $@
@@ -201,7 +203,7 @@ $(STAGES)/preprocess.json: $(call code,preprocess,model data) $(call section,mod
 		data/processed/.settings $(call missing,preprocess)
 	@$(call stage,preprocess)
 
-# Written by fetch and preprocess, and only if they change: fetching or building the same again trains nothing again
+# fetch and preprocess write these only if they change, so fetching or building the same again does not retrain
 $(RUN)/provenance.json: $(STAGES)/fetch.json
 	@test -f $@
 
@@ -228,14 +230,14 @@ $(STAGES)/archive.json: $(call code,archive,evaluation reporting submission) $(S
 
 # --- verification --------------------------------------------------------------------------------------------------
 
-## verify: check the submission ARCHIVE=FILE; LEVEL=hashes, report (default), eval or full says how far
+## verify: check the submission ARCHIVE=FILE, as far as LEVEL says: hashes, report (default), eval or full
 .PHONY: verify
 verify: $(WHEELS) | $(environment)
 	@docker/verify.sh "$(ARCHIVE)" "$(LEVEL)" "$(SIGN_KEY)"
 
 # --- several seeds -------------------------------------------------------------------------------------------------
 
-## seeds: train and evaluate with each of SEEDS="0 1 2", and report mean and standard deviation in reports/seeds.md
+## seeds: train and evaluate once for each of SEEDS="0 1 2"; mean and standard deviation go to reports/seeds.md
 .PHONY: seeds
 seeds: | $(environment)
 	@for seed in $(SEEDS); do \
@@ -252,39 +254,39 @@ test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	THREADS=1 docker/run.sh python -m pytest --numprocesses 2 --dist loadscope
 
-## test-slow: compare the memory estimate with measured peaks (about ten minutes)
+## test-slow: compare the memory estimate with measured peaks (ten minutes)
 .PHONY: test-slow
 test-slow: export ENGINE = venv
 test-slow: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest tests/slow/test_memory_measured.py -s
 
-## test-resume: kill a training at 20 moments in each numerics mode, and run it again
+## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes)
 .PHONY: test-resume
 test-resume: export ENGINE = venv
 test-resume: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	docker/run.sh python -m pytest tests/slow/test_resume.py -s
 
-## test-portable: train and evaluate natively and on emulated CPUs, which needs qemu-user
+## test-portable: train and evaluate on this CPU and on emulated ones (needs qemu-user)
 .PHONY: test-portable
 test-portable: export ENGINE = venv
 test-portable: $(DEV)
 	docker/run.sh python -m pytest tests/slow/test_cpus.py -s
 
-## test-golden: make the smoke run with portable numerics, and compare it with reports/reference/smoke.json
+## test-golden: run the smoke config with portable numerics, and compare with reports/reference/smoke.json
 .PHONY: test-golden
 test-golden: $(DEV)
 	$(MAKE) --no-print-directory all CONFIG=config/smoke.yaml NUMERICS=portable SET=
 	ENGINE=venv docker/run.sh python -m pytest tests/golden
 
-## test-browser: open results.html in headless Chromium, which must be installed
+## test-browser: open results.html in headless Chromium (needs chromium)
 .PHONY: test-browser
 test-browser: export ENGINE = venv
 test-browser: $(DEV)
 	docker/run.sh python -m pytest tests/browser
 
-## bench: measure training, scoring and generation beside the stock libraries (an hour or more; QUICK=1: a few minutes)
+## bench: compare the speed of training, scoring and generation with the stock libraries (an hour; QUICK=1: minutes)
 .PHONY: bench
 bench: $(STAGES)/preprocess.json
 	docker/run.sh python -m tests.bench.bench_training $(bench_arguments)
@@ -300,7 +302,7 @@ lint: $(DEV)
 	docker/run.sh ruff check src tests
 	docker/run.sh ruff format --check src tests
 
-## lock: resolve docker/*.in into docker/*.lock again, with hashes
+## lock: resolve docker/*.in into docker/*.lock, with hashes
 .PHONY: lock
 lock: $(DEV)
 	PYTHON=$(CURDIR)/.venv/bin/python docker/lock.sh

@@ -220,6 +220,18 @@ def test_own_data_in_one_word(project):
     assert make("all", "DATA=data/My.own_rows.csv")[0] == "preprocess"
 
 
+@pytest.mark.parametrize("name", ["mine.csv", "someone/questions"])
+def test_own_data_that_is_not_there_is_named_before_anything_is_done(project, name):
+    error = fails("all", "ENGINE=venv", f"DATA={name}")
+    assert f"config: error: there is no file {name}. Name a data file; or a dataset on the hub" in error
+    assert not Path("outputs").exists()
+
+
+def test_own_data_may_be_a_dataset_of_the_hub(project):
+    assert make("all", "DATA=someone/questions", f"SET=data.revision={'abcdef' * 6 + 'abcd'}") == STAGES
+    assert yaml.safe_load(Path("outputs/questions/config.yaml").read_text())["data"]["source"] == "someone/questions"
+
+
 def test_set_overrides_what_own_data_says(project):
     Path("mine.jsonl").write_text("{}")
     assert make("all", "DATA=mine.jsonl", "SET=run=other lora.r=2") == STAGES
@@ -239,6 +251,9 @@ def test_set_overrides_what_own_data_says(project):
     ],
 )
 def test_run_is_named_by_the_file_with_plain_characters(project, name, run):
+    if name[0] not in ".-":
+        Path(name).parent.mkdir(exist_ok=True)
+    Path(name).touch()
     database = subprocess.run(["make", "-pn", "help", f"DATA={name}"], capture_output=True, text=True)
     if run is None:
         assert "make cannot use a file name with spaces" in database.stderr
@@ -402,9 +417,7 @@ def test_missing_config_is_named_before_anything_is_done(project):
 
 def test_unwritable_output_folder(project):
     Path("outputs").write_text("a file where a folder should be")
-    assert fails("all", "ENGINE=venv", "CONFIG=config/smoke.yaml").startswith(
-        "config: error: cannot write below outputs/"
-    )
+    assert fails("all", "ENGINE=venv", "CONFIG=config/smoke.yaml").startswith("config: error: cannot write to outputs/")
 
 
 def test_run_name_may_be_quoted(project):

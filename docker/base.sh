@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Print the name of the image that docker/Dockerfile builds on, and what it is, making it first if need be. By BASE:
+# Print the name of the image that docker/Dockerfile builds on, and what it is. Builds it first if it is missing. By BASE:
 #   registry   the official Python image, pinned by digest
-#   debian     built here from the Debian packages that base.lock lists, for machines that reach no image registry. Where Debian
-#              offers a package in another version only, that one is taken, named here, and noted in the report
+#   debian     built here from the Debian packages that base.lock lists, for machines without an image registry. If Debian no
+#              longer offers a locked version, the present one is used, named here, and noted in the report
 #   auto       registry if it can be pulled, else debian
-# DEBIAN_SOURCES names a sources.list to take the packages from, such as a snapshot's that has the locked versions still.
+# DEBIAN_SOURCES names a sources.list to take the packages from, for example a snapshot that still has the locked versions.
 # Usage: base.sh docker|podman
-#        base.sh lock            write base.lock anew, from what Debian offers now
+#        base.sh lock            write base.lock from what Debian offers now
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 engine=$1
@@ -29,18 +29,18 @@ from_registry() {
 
 packages_in() { grep -v '^#' "$1"; }
 
-# The name of the base that has the packages of a list
+# The name of the base image with the packages of a list
 name_of() { echo "lorabundle-base:$(packages_in "$1" | cat - "$here/base.sh" | sha256sum | cut -c1-16)"; }
 
-# bootstrap FOLDER [OPTION ...]: leave base.tar in FOLDER, and packages, a line for each: name version architecture sha256.
-# The sha256 is that of Debian's signed index, which apt checks each package against before it installs it.
+# bootstrap FOLDER [OPTION ...]: write base.tar to FOLDER, and `packages`, one line each: name version architecture sha256.
+# The sha256 comes from Debian's signed index. apt checks each package against it before it installs the package.
 bootstrap() {
     local folder=$1
     shift
-    command -v mmdebstrap > /dev/null || fail "mmdebstrap, which builds the base image from Debian's packages where no image registry can be reached, is not installed. Install it (apt-get install mmdebstrap), or use ENGINE=venv."
+    command -v mmdebstrap > /dev/null || fail "mmdebstrap is not installed. It builds the base image from Debian's packages, which is needed because no image registry can be reached. Install it (apt-get install mmdebstrap), or use ENGINE=venv."
     say "building the base image from Debian's packages"
     export folder
-    # libstdc++6: torch's need. usr-is-merged: without it comes usrmerge, and with that all of Perl. The last hook removes what depends on this machine.
+    # torch needs libstdc++6. Without usr-is-merged, usrmerge would be installed, and Perl with it. The last hook removes what depends on this machine.
     SOURCE_DATE_EPOCH=0 mmdebstrap --quiet --variant=essential --skip=output/dev \
         --include=python3,python3-venv,ca-certificates,libstdc++6,usr-is-merged --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -56,7 +56,7 @@ bootstrap() {
     fail "mmdebstrap could not build the base image. It needs root and a Debian mirror; its last messages are above."
 }
 
-# A line for each package of LIST that is not as in the lock, and for each of the lock that LIST lacks
+# One line for each package of LIST that differs from the lock, and for each package of the lock that LIST does not have
 differences() {
     awk '/^#/ {next}
         FILENAME == ARGV[1] {version[$1] = $2; sum[$1] = $4; next}
@@ -71,21 +71,21 @@ from_debian() {
     local drift="" names
     base=$(name_of "$lock")
     if ! known "$base"; then
-        # apt takes a locked version, even if it has a newer one, as long as it is offered
+        # apt installs the locked version as long as Debian offers it, even if there is a newer one
         packages_in "$lock" | awk '{print "Package: " $1 "\nPin: version " $2 "\nPin-Priority: 1001\n"}' > "$work/pins"
         bootstrap "$work" --setup-hook="cp '$work/pins' \"\$1/etc/apt/preferences.d/locked\""
         drift=$(differences "$work/packages")
         base=$(name_of "$work/packages")
-        case $drift in *" has sha256 "*) fail "a Debian package is not the one that docker/base.lock promises, though it has the same version. Do not trust where it came from. $(grep ' has sha256 ' <<< "$drift")" ;; esac
+        case $drift in *" has sha256 "*) fail "a Debian package has the locked version but not the sha256 in docker/base.lock. Do not trust the mirror that it came from. $(grep ' has sha256 ' <<< "$drift")" ;; esac
         known "$base" || "$engine" import "$work/base.tar" "$base" > /dev/null
     fi
     if [ -z "$drift" ]; then
         echo "$base on Debian packages as in docker/base.lock"
         return
     fi
-    say "warning: this is not the locked base, because Debian no longer offers it. Packages that differ:"
+    say "warning: Debian no longer offers the locked base, so this image is built on newer packages. Packages that differ:"
     sed 's/^/[image]   /' <<< "$drift" >&2
-    say "The report will name them. To have the locked versions, set DEBIAN_SOURCES to a sources.list that offers them (see CONTRIBUTING.md); to lock these, run docker/base.sh lock."
+    say "The report will name them. To get the locked versions, set DEBIAN_SOURCES to a sources.list that offers them (see CONTRIBUTING.md); to lock these, run docker/base.sh lock."
     names=$(cut -d: -f1 <<< "$drift" | paste -sd' ')
     echo "$base on Debian packages, not as in docker/base.lock: $names"
 }

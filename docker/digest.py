@@ -1,7 +1,7 @@
 """An image's content digest: one sha256 over every file's path, type, mode, owner, link target and bytes.
 
-Reads the tar of a container's whole file system and prints the digest and the size unpacked. Times and the order of entries
-do not count: two builds from the same locks differ in those alone.
+Reads the tar of a container's file system and prints the digest and the unpacked size. Times and the order of entries do not
+count: two builds from the same locks differ only in those.
 Run as: docker export CONTAINER | python3 docker/digest.py    (with any Python 3: it runs on the host)
 """
 
@@ -11,7 +11,7 @@ import posixpath
 import sys
 import tarfile
 
-# Every engine puts its own into a container over what the image has there: no stage sees the image's, and engines differ
+# Every engine replaces these in a container by its own: no stage sees the image's files, and engines differ
 ENGINES_OWN = ("dev", "proc", "sys", ".dockerenv", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf")
 BLOCK = 1 << 20
 
@@ -25,7 +25,7 @@ def digest(stream) -> tuple[str, int]:
             path = posixpath.normpath(item.name)
             if path == "." or any(path == own or path.startswith(own + "/") for own in ENGINES_OWN):
                 continue
-            if item.islnk():  # which of its names a file has first is chance
+            if item.islnk():  # which name of a file comes first is chance
                 entries[path] = entries[posixpath.normpath(item.linkname)]
                 continue
             size += item.size

@@ -2,8 +2,8 @@
 # Download every locked file, on the host, and check its sha256:
 #   docker/wheels/     what the image or .venv installs (requirements.lock, and dev.lock if asked: download.sh dev)
 #   data/raw/wheels/   wheels that are read as data (assets.lock)
-# Needs python3 with pip, of any version: files are chosen for CPython 3.11 on x86-64 Linux whatever runs this.
-# Files that are already here and whole are not downloaded again.
+# Needs python3 with pip, in any version: it downloads files for CPython 3.11 on x86-64 Linux, whatever Python runs it.
+# Files that are already here and complete are not downloaded again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -14,7 +14,7 @@ fail() {
 }
 
 "$python" -m pip --version > /dev/null 2>&1 \
-    || fail "'$python -m pip' does not run, and downloading needs it. Install pip (Debian: apt-get install python3-pip) or name another interpreter: make PYTHON=/path/to/python3."
+    || fail "'$python -m pip' does not run, but it is needed to download. Install pip (Debian: apt-get install python3-pip) or name another interpreter: make PYTHON=/path/to/python3."
 
 target=(--python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none)
 for minor in $(seq 28 -1 5); do target+=(--platform "manylinux_2_${minor}_x86_64"); done
@@ -38,15 +38,15 @@ download() {
 
 explain() {
     case $reason in
-        *"DO NOT MATCH"*) exit_code=2 what="a downloaded file does not have the sha256 that $1 promises, so it was thrown away. Delete any copy of it in a local pip cache or mirror, and run the same command again; if it happens again, do not trust the source" ;;
+        *"DO NOT MATCH"*) exit_code=2 what="a downloaded file does not have the sha256 in $1, so it was deleted. Delete any copy of it in a local pip cache or mirror, and run the same command again; if it happens again, do not trust the source" ;;
         *) exit_code=1 what="the files of $1 cannot be downloaded. Check the network and pip's index settings (pip config list), then run the same command again; what has been downloaded is kept" ;;
     esac
     echo "fetch: error: $what. pip said: $reason" >&2
     exit "$exit_code"
 }
 
-# The CPU build of torch first, by itself: where pip's own settings offer it, no other index is needed; else PyTorch's is added.
-echo "[fetch] downloading what docker/*.lock name (about 0.5 GB in all; what is here already is only checked)"
+# First only torch's CPU build: if pip's own settings offer it, no other index is needed; if not, PyTorch's is added.
+echo "[fetch] downloading the files that docker/*.lock list (about 0.5 GB; files that are already here are only checked)"
 torch=$(mktemp)
 trap 'rm -f "$torch"' EXIT
 awk '/^torch==/ {on = 1} on {print} on && !/\\$/ {exit}' docker/requirements.lock > "$torch"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Regenerate docker/*.lock from docker/*.in: exact versions, with a sha256 for every file that may be installed.
+# Write docker/*.lock from docker/*.in: exact versions, with a sha256 for every file that may be installed.
 # Run through `make lock` with CPython 3.11, because the locks are resolved for the interpreter that runs this.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python3}
 
-# PyTorch's own index is added only where pip's settings do not already offer the CPU build. Addresses stay out of the lock.
+# PyTorch's own index is added only if pip's settings do not already offer the CPU build. No address goes into the lock.
 torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.in)
 if "$python" -m pip install --quiet --dry-run --no-deps --ignore-installed "$torch" > /dev/null 2>&1; then TORCH_INDEX=; fi
 

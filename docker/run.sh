@@ -2,10 +2,10 @@
 # Run a command in the locked environment, or say which engine would run it.
 #   docker/run.sh --engine           print the engine: docker, podman or venv
 #   docker/run.sh COMMAND [ARG ...]  for example: docker/run.sh python -m lorabundle.train --config config/default.yaml
-# ENGINE=auto (default) takes docker or podman if one answers, else .venv.
-# In a container a stage has no network (unless NETWORK=1, which fetch sets), a read-only root and source tree, the caller's
-# uid and no capabilities; it can write to data/, outputs/, reports/, archive/ and a /tmp of its own, and use the memory that is
-# free when it starts.
+# ENGINE=auto (default) uses docker or podman if one answers, else .venv.
+# In a container a stage runs as the caller, without capabilities and without network (unless NETWORK=1, which fetch sets). The root
+# and the source tree are read-only. It can write to data/, outputs/, reports/, archive/ and its own /tmp, and use the memory that
+# is free when it starts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ choose_engine() {
         venv) echo venv ;;
         docker | podman)
             answers "$ENGINE" || {
-                echo "image: error: ENGINE=$ENGINE, but '$ENGINE info' gets no answer. Start it, or run without containers: ENGINE=venv." >&2
+                echo "image: error: ENGINE=$ENGINE, but '$ENGINE info' does not answer. Start it, or run without containers: ENGINE=venv." >&2
                 exit 2
             }
             echo "$ENGINE"
@@ -41,7 +41,7 @@ if [ "${1:-}" = --engine ]; then
 fi
 
 commit=$(git rev-parse HEAD 2> /dev/null) || commit="not a git checkout"
-# Untracked code counts; a config of the user's own does not
+# Untracked code counts as a change; a user's own config does not
 if [ -n "$({ git status --porcelain --untracked-files=no; git ls-files --others --exclude-standard .ci docker src tests; } 2> /dev/null)" ]; then
     commit="$commit, with uncommitted changes"
 fi
@@ -49,8 +49,8 @@ fi
 settings=(
     LORABUNDLE_ENGINE="$engine"
     LORABUNDLE_COMMIT="$commit"
-    # Keep large buffers in the process instead of returning them to the kernel after each use, because the pages need not be
-    # cleared again: 510 to 550 against 430 to 485 tokens/s in training (EPYC Zen 4, 2 cores, bfloat16)
+    # Keep large buffers in the process instead of returning them to the kernel after each use, so that the kernel need not clear
+    # the pages again: 510 to 550 tokens/s in training, and 430 to 485 without (EPYC Zen 4, 2 cores, bfloat16)
     MALLOC_MMAP_THRESHOLD_=4294967296
     MALLOC_TRIM_THRESHOLD_=68719476736
     MALLOC_TOP_PAD_=268435456
@@ -61,14 +61,14 @@ if [ "$engine" = venv ]; then
     exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD/src" "$@"
 fi
 
-# By id, so that what runs is what the content digest was taken of
+# By id, so that the image that runs is the one whose content digest is recorded
 { read -r image && read -r content; } < "docker/.image-$engine"
 "$engine" image inspect "$image" > /dev/null 2>&1 || {
     echo "image: error: $engine no longer has the image ${content%%,*}. Delete docker/.image-$engine and run: make image." >&2
     exit 2
 }
 settings+=(LORABUNDLE_IMAGE="$content")
-# A stage that wants more than is free is ended itself, and no other process of the machine is
+# A stage that needs more than the free memory is ended itself, and not another process of the machine
 memory=$(awk '/^MemAvailable:/ {printf "%dk", 0.95 * $2}' /proc/meminfo)
 mkdir -p data outputs reports archive
 options=(
@@ -86,7 +86,7 @@ if [ "$engine" = podman ] && [ "$(id -u)" -ne 0 ]; then options+=(--userns=keep-
 if [ "${NETWORK:-}" = 1 ]; then
     options+=(--env HF_HOME=/bundle/data/raw/hub --env HF_TOKEN)
     for proxy in http_proxy https_proxy no_proxy; do options+=(--env "$proxy"); done
-    authorities=/etc/ssl/certs/ca-certificates.crt # the host's, because a network may have one of its own
+    authorities=/etc/ssl/certs/ca-certificates.crt # the host's, because a network may have its own authority
     if [ -f $authorities ]; then options+=(--volume $authorities:$authorities:ro --env SSL_CERT_FILE=$authorities); fi
 else
     options+=(--network=none)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make the environment that the stages run in, from docker/wheels/ and the lock alone (no network):
-#   setup.sh venv [dev]      .venv, for CPython 3.11 (dev: with the test and lint tools too)
-#   setup.sh docker|podman   an image; docker/.image-docker or -podman gets its id, then its name, content digest, size and base
+# Build the environment that the stages run in, from docker/wheels/ and the lock only (no network):
+#   setup.sh venv [dev]      .venv, for CPython 3.11 (dev: adds the test and lint tools)
+#   setup.sh docker|podman   an image; its id goes to docker/.image-docker or -podman, then its name, content digest, size and base
 set -euo pipefail
 cd "$(dirname "$0")"
 packages=/opt/venv/lib/python3.11/site-packages # in the image
@@ -21,14 +21,14 @@ setup_venv() {
             ;;
         esac
     done
-    [ -n "$python" ] || fail "the locks are for CPython 3.11, and the python3 here is ${found:-missing}. Install CPython 3.11 (or name it: make PYTHON=/path/to/python3.11), or run in the container, which brings its own: make all ENGINE=docker."
+    [ -n "$python" ] || fail "the locks are for CPython 3.11, and the python3 here is ${found:-missing}. Install CPython 3.11 (or name it: make PYTHON=/path/to/python3.11), or use the container, which brings its own: make all ENGINE=docker."
     rm -rf ../.venv
     "$python" -m venv ../.venv || fail "'$python -m venv' failed. On Debian, apt-get install python3-venv, then run the same command again."
     install_locked ../.venv/bin/python
 }
 
 # install_locked PYTHON [pip's options]
-# rouge-score comes as source only; it is built with the locked setuptools, which must therefore be there first.
+# rouge-score comes as source only. It is built with the locked setuptools, which must therefore be installed first.
 install_locked() {
     local pip=("$1" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation --use-pep517 "${@:2}")
     "${pip[@]}" --requirement <(awk '/^setuptools==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock)
@@ -41,8 +41,8 @@ setup_image() {
     image=lorabundle:$(cat Dockerfile requirements.lock setup.sh <(echo "${base%% *}") | sha256sum | cut -c1-16)
     echo "[image] building $image with $engine on ${base%% *}"
     "$engine" build --quiet --network=none --build-arg "BASE=${base%% *}" --tag "$image" . 2>&1 > /dev/null \
-        | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # the classic builder's advice to install another one
-    "$engine" image prune --force --filter label=lorabundle=build > /dev/null # the build stage holds all wheels again
+        | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # hides the classic builder's advice to install another one
+    "$engine" image prune --force --filter label=lorabundle=build > /dev/null # the build stage has a second copy of all wheels
     id=$("$engine" image inspect --format '{{.Id}}' "$image")
     container=$("$engine" create "$id" true)
     content=$("$engine" export "$container" | "${PYTHON:-python3}" digest.py)
@@ -50,16 +50,16 @@ setup_image() {
     printf '%s\n' "$id" "$image, $content, ${base#* }" > ".image-$engine"
 }
 
-# Inside the image being built. Byte code is compiled with hashes in place of times, so that each build gives the same.
+# Runs inside the image being built. Byte code is compiled with hashes instead of times, so that every build gives the same bytes.
 fill_image() {
     python3 -m venv /opt/venv
     install_locked /opt/venv/bin/python --no-compile
     cd "$packages"
-    # What no stage can use, 0.5 GB of 1.9: tests, headers, build tools, libraries for GPUs, RPC and S3, pip
+    # Remove what no stage can use, 0.5 GB of 1.9: tests, headers, build tools, libraries for GPUs, RPC and S3, pip
     find . -path '*.dist-info' -prune -o -type d \( -name test -o -name tests \) -prune -exec rm -r {} +
     find torch/bin -type f ! -name torch_shm_manager -delete
     rm -r torch/include pyarrow/include pyarrow/{*flight*,*s3*} bitsandbytes/libbitsandbytes_{cuda,rocm,xpu}* pip pip-*.dist-info /opt/venv/bin/pip*
-    # -f: setuptools too, which was imported above. -x: one file of torch's is for Python 3.12
+    # -f: setuptools too, which was imported above. -x: one file in torch is for Python 3.12
     python3 -m compileall -q -f --invalidation-mode unchecked-hash -x py312_ "$packages"
 }
 

@@ -66,7 +66,7 @@ def test_choice(project, answering, asked, chosen):
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
-        ("docker", "'docker info' gets no answer. Start it, or run without containers: ENGINE=venv"),
+        ("docker", "'docker info' does not answer. Start it, or run without containers: ENGINE=venv"),
         ("lxc", "it can be auto"),
     ],
 )

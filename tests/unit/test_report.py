@@ -107,7 +107,7 @@ def test_missing_row_stops_the_report(finished, files, hole):
     """The system this replaces left its fine-tuned row as an ellipsis."""
     files["metrics.json"]["models"][hole] = {}
     write_run(finished, files)
-    with pytest.raises(MalformedInputError, match="not written with a hole"):
+    with pytest.raises(MalformedInputError, match="Nothing was written, because it would be incomplete"):
         report.run(finished)
     assert not Path("reports").exists()
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-NUMERICS = os.environ.get("NUMERICS") or "fast"  # how this process computes: it counts from the first import on
+NUMERICS = os.environ.get("NUMERICS") or "fast"  # how this process computes; fixed once torch is imported
 ASSETS_LOCK = Path("docker/assets.lock")
 RUNTIME_LOCK = Path("docker/requirements.lock")
 WHEELS = Path("data/raw/wheels")
@@ -23,12 +23,12 @@ REPORTS = Path("reports")
 ARCHIVE = Path("archive")
 SPLITS = ("train", "val", "test")
 TRAINING_SECTIONS = {"seed", "numerics", "model", "lora", "train"}  # what decides the course of training
-# Of a model's folder, what goes into the adapter's as it is; which of them there are depends on the tokenizer
+# Files of a model's folder that are copied to the adapter's; which of them exist depends on the tokenizer
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
     *("special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
 )
-BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: made from locked wheels
+BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: built from locked wheels
 DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -67,7 +67,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _revision_pins_a_hub_model(self) -> "Model":
         if self.source == "hub" and not COMMIT.fullmatch(self.revision or ""):
-            raise ValueError("model.revision must be the full 40-digit commit when model.source is hub (names move)")
+            raise ValueError(
+                "model.revision must be the full 40-digit commit when model.source is hub, because what a name stands for can change"
+            )
         if self.source != "hub" and self.revision is not None:
             raise ValueError("model.revision is only for model.source: hub")
         return self
@@ -89,7 +91,7 @@ class Data(Section):
     revision: str | None = None  # hub only: the 40-digit commit
     packages: list[str] = []  # docstrings only: packages of docker/assets.lock
     tasks: dict[str, dict[str, Any]] = {}  # reasoning_gym only: generators and their settings
-    columns: dict[DataField, str] = {}  # what the columns of the user's data mean, where detection does not say
+    columns: dict[DataField, str] = {}  # what the user's columns mean, if detection is not enough
     on_error: Literal["stop", "quarantine"]
     near_duplicate_threshold: float = Field(gt=0, le=1)  # Jaccard similarity; 1.0: only equal texts
     max_length: int = Field(ge=8)
@@ -102,19 +104,19 @@ class Data(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Data":
         if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError("data.val_fraction + data.test_fraction must be below 1, or nothing is left to train on")
+            raise ValueError("data.val_fraction + data.test_fraction must be below 1, or there is nothing to train on")
         if (self.source == "docstrings") != bool(self.packages):
             raise ValueError(
-                f"data.packages goes with data.source: docstrings, and with no other (it is {self.source})"
+                f"data.packages goes only with data.source: docstrings, which needs it; the source is {self.source}"
             )
         if (self.source == "reasoning_gym") != bool(self.tasks):
             raise ValueError(
-                f"data.tasks goes with data.source: reasoning_gym, and with no other (it is {self.source})"
+                f"data.tasks goes only with data.source: reasoning_gym, which needs it; the source is {self.source}"
             )
         unseeded = [name for name, settings in self.tasks.items() if not {"seed", "size"} <= set(settings)]
         if unseeded:
             raise ValueError(
-                f"data.tasks: {', '.join(unseeded)} must set seed and size, or each run has other questions"
+                f"data.tasks: {', '.join(unseeded)} must set seed and size, or every run would have different questions"
             )
         return self
 
@@ -128,8 +130,8 @@ class Data(Section):
             )
         if self.is_hub and not COMMIT.fullmatch(self.revision or ""):
             raise ValueError(
-                f"data.revision must be the full 40-digit commit when data.source is a hub id (names move); {self.source} is "
-                f"taken for one, because there is no such file"
+                f"data.revision must be the full 40-digit commit when data.source is a hub id; there is no file {self.source}, so it is "
+                f"read as a hub id"
             )
         if not self.is_hub and self.revision is not None:
             raise ValueError("data.revision is only for a hub id in data.source")
@@ -138,7 +140,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _columns_give_a_row(self) -> "Data":
         if self.columns and self.source in BUILT_SOURCES:
-            raise ValueError(f"data.columns is for data of your own; {self.source} has none")
+            raise ValueError(f"data.columns is for your own data; {self.source} has no columns")
         given = CONTENT & set(self.columns)
         if given and given not in (CONTENT - {"messages"}, {"messages"}):
             raise ValueError(
@@ -154,7 +156,7 @@ class Data(Section):
 
     @property
     def names_content(self) -> bool:
-        """Whether `columns` says where prompt and completion are, so that nothing is left to detect."""
+        """Whether `columns` says where prompt and completion are, so that nothing has to be detected."""
         return bool(CONTENT & set(self.columns))
 
     @property
@@ -171,7 +173,7 @@ class Train(Section):
     per_device_train_batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
     max_tokens: int = Field(ge=1)  # of one forward pass; the name is fairseq's
-    fit: Literal["stop", "auto"]  # if memory is short; ours
+    fit: Literal["stop", "auto"]  # what to do if memory is short
     learning_rate: float = Field(gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"]
     warmup_steps: float = Field(ge=0)
@@ -181,7 +183,7 @@ class Train(Section):
     logging_steps: int = Field(ge=1)
     eval_steps: int = Field(ge=1)
     save_steps: int = Field(ge=1)
-    save_total_limit: int = Field(ge=2)  # one more than the one that may be cut short while being written
+    save_total_limit: int = Field(ge=2)  # one more than the one that an interruption may leave incomplete
 
     @model_validator(mode="after")
     def _steps_fit(self) -> "Train":
@@ -190,7 +192,7 @@ class Train(Section):
         for name in ("eval_steps", "save_steps"):
             if getattr(self, name) % self.logging_steps:
                 raise ValueError(
-                    f"train.{name} must be a multiple of train.logging_steps, so that a resumed log is whole"
+                    f"train.{name} must be a multiple of train.logging_steps, so that the log of a resumed training is complete"
                 )
         return self
 
@@ -213,7 +215,7 @@ class Config(Section):
 
     run: Name
     seed: int = Field(ge=0, lt=2**32)  # what NumPy takes
-    numerics: Literal["fast", "portable"]  # see numerics.py
+    numerics: Literal["fast", "portable"]  # see compute/numerics.py
     model: Model
     data: Data
     lora: Lora
@@ -236,7 +238,7 @@ class Config(Section):
 
     @property
     def model_dir(self) -> Path:
-        """The base model as fetch leaves it."""
+        """The base model, as fetch writes it."""
         return MODELS / self.model.name
 
     @property

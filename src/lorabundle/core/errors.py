@@ -1,7 +1,7 @@
 """One exception per cause of failure.
 
 Each message is one paragraph that says what failed, where (file:line, row or key), and what to do. `exit_code` is what a
-stage's process returns: 1 where a run failed, 2 where the config or the input is at fault, 3 where an archive is not what it says.
+command returns: 1 if a run failed, 2 if the config or the input is wrong, 3 if an archive is not what it says.
 """
 
 
@@ -18,7 +18,7 @@ class ConfigError(LorabundleError):
 
 
 class MissingInputError(LorabundleError):
-    """A file that an earlier stage, or the user, should have provided is not there."""
+    """A file that an earlier stage or the user should have provided is missing."""
 
     exit_code = 2
 
@@ -36,7 +36,7 @@ class ColumnError(LorabundleError):
 
 
 class RowError(LorabundleError):
-    """Rows of a dataset cannot be used: text that is missing, of the wrong type or not clean, roles out of order."""
+    """Rows of a dataset cannot be used: text is missing, of the wrong type or not clean, or roles are out of order."""
 
     exit_code = 2
 
@@ -60,7 +60,7 @@ class TemplateError(LorabundleError):
 
 
 class HashMismatchError(LorabundleError):
-    """A file's sha256 is not the one that the lock, the hub or a stage's record promises."""
+    """A file's sha256 is not the one in the lock, on the hub or in a stage's record."""
 
     exit_code = 2
 
@@ -88,7 +88,7 @@ class DivergenceError(LorabundleError):
 
 
 class NumericsError(LorabundleError):
-    """The machine, or the process, computes in another way than the config asks for."""
+    """The machine, or the process, computes differently from what the config asks for."""
 
 
 class ImplausibleLossError(LorabundleError):

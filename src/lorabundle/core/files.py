@@ -1,6 +1,6 @@
-"""Files that a stage leaves behind: written whole or not at all, and identified by sha256.
+"""Files that stages write, completely or not at all, and identify by sha256.
 
-A stage's record (`outputs/<run>/stages/<stage>.json`) is written last, so its existence means that the stage completed.
+A stage's record (`outputs/<run>/stages/<stage>.json`) is written last, so if it exists, the stage has completed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def writable(path: Path) -> Iterator[None]:
 
 
 def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part (temp, fsync, rename).
+    """Write `content` to `path` so that a reader sees the old or the new file, never a part of it (temp, fsync, rename).
 
     Raises:
         OutputError: the folder is not writable or the disk is full; an earlier file at `path` is untouched.
@@ -52,7 +52,7 @@ def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; when the block succeeds it replaces `path`, else it is removed.
+    """Yield an empty folder next to `path`. If the block succeeds, the folder replaces `path`; if not, it is removed.
 
     Raises:
         OutputError: the parent folder is not writable.
@@ -66,10 +66,10 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         yield temporary
         with writable(path):
             for file in temporary.rglob("*"):
-                if file.is_dir() or file.stat().st_nlink == 1:  # a hard link's other name is not ours to change
+                if file.is_dir() or file.stat().st_nlink == 1:  # a hard link's other name belongs to someone else
                     file.chmod(0o755 if file.is_dir() else 0o644)  # mkdtemp and safetensors leave owner-only modes
             temporary.chmod(0o755)
-            if path.exists():  # a folder cannot be renamed over a full one; the gap is two system calls long
+            if path.exists():  # a folder cannot replace a full one in one call; the gap is two system calls long
                 os.replace(path, path.with_name(f".{path.name}.old"))
             os.replace(temporary, path)
             shutil.rmtree(path.with_name(f".{path.name}.old"), ignore_errors=True)
@@ -79,10 +79,10 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch_dir(path: Path) -> Iterator[Path]:
-    """An empty folder for what is too large for memory, removed when the block ends.
+    """An empty folder for data that is too large for memory, removed when the block ends.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
     with writable(path):
         shutil.rmtree(path, ignore_errors=True)  # of a run that was killed
@@ -99,7 +99,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_if_changed(path: Path, value: Any) -> None:
-    """Write JSON, but leave an equal file alone: make reruns what depends on a file that is newer."""
+    """Write JSON, but do not touch an equal file: make reruns what depends on a newer file."""
     text = to_json(value)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         atomic_write(path, text)
@@ -145,7 +145,7 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number, line) of a file's lines that are not blank; a byte order mark is passed over."""
+    """(line number, line) of each line that is not blank; a byte order mark is skipped."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             text = line.removesuffix(b"\n")
@@ -159,7 +159,7 @@ def parse_object(line: bytes) -> dict:
     """The JSON object on a line.
 
     Raises:
-        ValueError: it is none; the two arguments are a short name of the cause and what is wrong with the line.
+        ValueError: the line is not one; its two arguments are a short name of the cause, and what is wrong with the line.
     """
     try:
         row = json.loads(line.decode("utf-8"))
@@ -181,7 +181,7 @@ def read_jsonl(path: Path, remedy: str) -> list[dict]:
 
 
 def iterate_jsonl(path: Path, remedy: str) -> Iterator[dict]:
-    """Parse a file with one JSON object a line, which this project wrote, row by row; blank lines are passed over.
+    """Parse a file with one JSON object a line, which this project wrote, row by row; blank lines are skipped.
 
     Raises:
         MissingInputError: the file is not there.
@@ -206,7 +206,7 @@ def sha256_file(path: Path) -> str:
 
 
 def changed_files(folder: Path, hashes: dict[str, str]) -> list[str]:
-    """Names of the files that are not there, or do not have the sha256 that `hashes` has by their path below `folder`."""
+    """Names of the files that are missing, or whose sha256 is not the one in `hashes`, which has it by path below `folder`."""
     return [
         name for name, digest in hashes.items() if not (folder / name).is_file() or sha256_file(folder / name) != digest
     ]

@@ -1,6 +1,6 @@
-"""Which files are a run's results, and the one hash that stands for them all: the run's fingerprint.
+"""Which files are a run's results, and one hash over all of them: the run's fingerprint.
 
-Results are what two runs of one config must have in common, byte for byte. Times, hosts and memory are in other files.
+Two runs of one config must have the same results, byte for byte. Times, hosts and memory are in other files.
 `outputs/<run>/RESULTS.sha256` lists the results (`sha256sum -c` checks them); the sha256 of that list is the fingerprint.
 """
 
@@ -16,22 +16,22 @@ DATA_FIRST = "Run `make data` first."
 
 
 def check_splits(run_config: Config) -> dict:
-    """The manifest of `data/processed/`, if that holds this run's splits.
+    """The manifest of `data/processed/`, if its splits are this run's.
 
     Raises:
-        MissingInputError: it holds another run's, whose test rows may be this run's training rows.
+        MissingInputError: they are another run's, whose test rows may be this run's training rows.
     """
     manifest = read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
     if manifest != read_json(run_config.run_dir / "manifest.json", DATA_FIRST):
         raise MissingInputError(
-            f"data/processed/ holds the splits of another run than {run_config.run}, so its test rows may be among this run's "
+            f"data/processed/ holds the splits of another run, not of {run_config.run}, so its test rows may be among this run's "
             f"training rows. Run `make data` for this run first."
         )
     return manifest
 
 
 def paths(run_config: Config) -> list[Path]:
-    """The result files and folders, but for the report, which is a result in part."""
+    """The result files and folders, without the report, of which only a part is a result."""
     splits = [config.PROCESSED / name for name in config.SPLITS]
     names = ("adapter", "manifest.json", "metrics.json", "examples.jsonl", "samples.jsonl")
     return [*splits, *(run_config.run_dir / name for name in names)]
@@ -42,8 +42,8 @@ def listing(run_config: Config, report: str) -> str:
 
     Args:
         run_config: of a run that has been evaluated and sampled.
-        report: `results.md` without its last section, which tells where and when the run was made. It is listed on a line
-            that `sha256sum -c` takes for a comment.
+        report: `results.md` without its last section, which says where and when the run was made. Its line begins with
+            `#`, so that `sha256sum -c` skips it.
 
     Raises:
         MissingInputError: a result is not there.

@@ -22,7 +22,7 @@ from lorabundle.core.files import hash_paths, writable, write_json
 
 log = logging.getLogger("lorabundle")
 
-# The flow, in order. Each name is a module here, a make target's record and a log file.
+# The flow, in order. Each name is a command of the package, a record (stages/<name>.json) and a log (logs/<name>.log).
 STAGES = ("fetch", "preprocess", "train", "evaluate", "sample", "report", "archive")
 
 
@@ -46,7 +46,7 @@ def utc(seconds: float) -> str:
 
 
 def _open_log(name: str, path: Path, keep: bool) -> None:
-    """Send the package's log to the console and to `path`; libraries' warnings go to the file alone."""
+    """Send the package's log to the console and to `path`; libraries' warnings go only to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(path, mode="a" if keep else "w", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -1,4 +1,4 @@
-"""JSON that another stage wrote, read so that nothing can be missing unnoticed: the report has no hole and no `nan`."""
+"""JSON that another stage wrote, read strictly: a value that is missing, null or not finite is an error."""
 
 import math
 from typing import Any
@@ -26,11 +26,11 @@ class Fields(dict):
         """
         value = self[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self._error(f"has {value!r} for {self._path}{key}, which is no finite number")
+            raise self._error(f"has {value!r} for {self._path}{key}, which is not a finite number")
         return form.format(value * factor)
 
     def interval(self, key: str, form: str, factor: float = 1) -> str:
-        """The interval [low, high] under `key`, times `factor`, as text; an empty one is of a single group.
+        """The interval [low, high] under `key`, times `factor`, as text; an empty one means that there is only one group.
 
         Raises:
             MalformedInputError: it is missing, or not two finite numbers.
@@ -49,7 +49,7 @@ class Fields(dict):
             MalformedInputError: it is missing, or not text.
         """
         if not isinstance(self[key], str):
-            raise self._error(f"has {self[key]!r} for {self._path}{key}, which is no text")
+            raise self._error(f"has {self[key]!r} for {self._path}{key}, which is not text")
         return self[key]
 
     def part(self, key: str) -> "Fields":
@@ -59,13 +59,13 @@ class Fields(dict):
             MalformedInputError: it is missing, or not an object.
         """
         if not isinstance(self[key], Fields):
-            raise self._error(f"has {self[key]!r} for {self._path}{key}, which is no object")
+            raise self._error(f"has {self[key]!r} for {self._path}{key}, which is not an object")
         return self[key]
 
     def _error(self, what: str) -> MalformedInputError:
         return MalformedInputError(
-            f"{self._where} {what}. What is made of it is not written with a hole in it: delete the file and run `make all` "
-            f"again, which makes it anew."
+            f"{self._where} {what}. Nothing was written, because it would be incomplete. Delete the file and run `make all` again, "
+            f"which creates it again."
         )
 
 

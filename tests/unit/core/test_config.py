@@ -38,7 +38,7 @@ OWN = ["data.source=someone/questions", "data.packages=[]"]
 
 @pytest.mark.parametrize("revision", ["null", "main", "abc123"])
 def test_hub_dataset_needs_a_full_commit(workspace, revision):
-    with pytest.raises(ConfigError, match=r"data\.revision must be the full 40-digit commit.*there is no such file"):
+    with pytest.raises(ConfigError, match=r"data\.revision must be the full 40-digit commit.*there is no file someone"):
         load_config(Path("config/smoke.yaml"), [*OWN, f"data.revision={revision}"])
 
 
@@ -79,7 +79,7 @@ def test_columns_that_give_no_row(workspace, columns, message):
 
 
 def test_columns_are_for_data_of_ones_own(workspace):
-    with pytest.raises(ConfigError, match="docstrings has none"):
+    with pytest.raises(ConfigError, match="docstrings has no columns"):
         load_config(Path("config/smoke.yaml"), ["data.columns={kind: a}"])
 
 

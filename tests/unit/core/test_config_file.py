@@ -65,7 +65,7 @@ def test_another_dataset_inherits_nothing_that_describes_the_shipped_one(workspa
 
 
 def test_what_describes_another_source_is_an_error_where_a_user_sets_both(workspace):
-    with pytest.raises(ConfigError, match=r"data\.packages goes with data\.source: docstrings"):
+    with pytest.raises(ConfigError, match=r"data\.packages goes only with data\.source: docstrings"):
         load_config(SMOKE, ["data.source=mine.csv", "data.packages=[toolz]"])
 
 

@@ -32,7 +32,7 @@ def test_splits_of_another_run_are_refused(smoke):
     write_json(PROCESSED / "manifest.json", {"splits": 1})
     assert check_splits(smoke) == {"splits": 1}
     write_json(PROCESSED / "manifest.json", {"splits": 2})
-    with pytest.raises(MissingInputError, match="splits of another run than smoke"):
+    with pytest.raises(MissingInputError, match="splits of another run, not of smoke"):
         check_splits(smoke)
 
 

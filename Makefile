@@ -89,7 +89,7 @@ help:
 	@sed -n 's/^## \([a-z-]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 	@echo
 	@echo "Variables (make all CONFIG=config/smoke.yaml ENGINE=venv):"
-	@echo "  DATA=FILE       data of your own; the run takes the file's name (make all DATA=data/raw/mine.csv)"
+	@echo "  DATA=FILE       data of your own; the run takes the file's name (make all DATA=data/mine.csv)"
 	@echo "  CONFIG=FILE     settings of the run (default config/default.yaml)"
 	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"run=try train.learning_rate=1e-4\" (no spaces in a value)"
 	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) uses a container engine if one answers, else venv"
@@ -312,10 +312,10 @@ lock: $(DEV)
 clean:
 	rm -rf outputs archive reports/results.md reports/results.html reports/figures reports/seeds.md reports/seeds.json reports/.run
 
-## distclean: remove everything that was built or downloaded
+## distclean: remove everything that was built or downloaded (not your own data)
 .PHONY: distclean
 distclean: clean
-	rm -rf data/raw data/models data/processed docker/wheels docker/.image-docker docker/.image-podman .venv
+	rm -rf data/raw/wheels data/raw/datasets data/raw/hub data/raw/docstrings.jsonl data/raw/reasoning_gym.jsonl data/models data/processed docker/wheels docker/.image-docker docker/.image-podman .venv
 
 .PHONY: FORCE
 FORCE:

@@ -394,6 +394,15 @@ def test_settings_may_come_from_the_environment(project, monkeypatch):
     assert Path("outputs/smoke/manifest.json").exists()
 
 
+def test_distclean_leaves_the_users_own_data(project):
+    kept = [Path("data/mine.csv"), Path("data/raw/mine.csv")]
+    for path in (*kept, Path("data/raw/wheels/a.whl"), Path("data/raw/docstrings.jsonl"), Path("data/models/m/config.json")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    subprocess.run(["make", "distclean"], check=True, capture_output=True)
+    assert sorted(path for path in Path("data").rglob("*") if path.is_file()) == kept
+
+
 @pytest.mark.parametrize("target", ["help", "clean"])
 def test_targets_that_need_no_engine_ask_for_none(project, target):
     Path("docker/run.sh").write_text("#!/bin/sh\nexit 1\n")

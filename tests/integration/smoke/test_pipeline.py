@@ -106,7 +106,7 @@ def test_no_group_and_no_record_is_in_two_splits(project):
 
 def test_labels_are_the_response_and_its_end_of_turn(project, fetched):
     """On the real tokenizer: decoding the supervised tokens gives the reference and the stop token, nothing else."""
-    from lorabundle.modeling import load_tokenizer
+    from lorabundle.model.convert import load_tokenizer
 
     tokenizer = load_tokenizer(fetched)
     for row in load_from_disk(project.folder / "data/processed/train"):

@@ -84,8 +84,10 @@ def read_page(path: str) -> PageContent:
 
 
 def section(path: str, heading: str) -> str:
-    """The text of a page from a second-level heading to the next."""
-    return re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", read_page(path).text, re.M | re.S)[1]
+    """The text of a page from a heading to the next of its level or above."""
+    start = re.search(rf"^(##+) {re.escape(heading)}\n", read_page(path).text, re.M)
+    rest = read_page(path).text[start.end() :]
+    return re.split(rf"^#{{1,{len(start[1])}}} ", rest, maxsplit=1, flags=re.M)[0]
 
 
 def table_rows(text: str) -> list[list[str]]:
@@ -274,9 +276,7 @@ def test_table_of_tasks_has_the_numbers_of_the_reference():
 
 def layout() -> dict[str, str]:
     """What CONTRIBUTING's layout says of each package, by its name; the commands are under "src/lorabundle"."""
-    items = re.findall(
-        r"^- `([\w/]+)/`: (.*?)(?=^- |^$)", section("CONTRIBUTING.md", "How the code is laid out"), re.M | re.S
-    )
+    items = re.findall(r"^- `([\w/]+)/`: (.*?)(?=^- |^$)", section("CONTRIBUTING.md", "The package"), re.M | re.S)
     return dict(items)
 
 

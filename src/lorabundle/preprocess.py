@@ -41,7 +41,7 @@ from lorabundle.core.locks import locked_wheels
 from lorabundle.core.stage import Artifacts, run_stage
 from lorabundle.data import reasoning_gym
 from lorabundle.data.docstrings import build_records
-from lorabundle.data.duplicates import clean, left_over
+from lorabundle.data.duplicates import deduplicate, remaining_pairs
 from lorabundle.data.file_formats import Row, dataset_files, read_rows
 from lorabundle.data.manifest import card_licence, describe_split, lengths, wheel_licences
 from lorabundle.data.quarantine import Quarantine, RowProblem
@@ -204,7 +204,7 @@ def run(run_config: Config) -> Artifacts:
         if quarantined["rows"]:
             log.warning("%d of %d rows left out, see %s", quarantined["rows"], total, quarantined["file"])
 
-        groups, dropped, before = clean(encoded, settings.near_duplicate_threshold)
+        groups, dropped, before = deduplicate(encoded, settings.near_duplicate_threshold)
         log.info("%d records from %s, dropped: %s", total, settings.source, dropped)
         kept, ids = list(groups), list(encoded["id"])
         chosen = assign_splits([ids[index] for index in kept], list(groups.values()), settings)
@@ -212,7 +212,7 @@ def run(run_config: Config) -> Artifacts:
             name: on_disk((encoded[kept[n]] | {"group": groups[kept[n]]} for n in places), scratch / f"{name}.arrow")
             for name, places in chosen.items()
         }
-        after, remaining = left_over(splits, settings.near_duplicate_threshold)
+        after, remaining = remaining_pairs(splits, settings.near_duplicate_threshold)
         _warn_of(after["across"], remaining)
         licences = dict(source.licences)
         if run_config.model.source == "wheel":

@@ -4,12 +4,11 @@ from collections import Counter
 
 import pytest
 
-from lorabundle import preprocess
 from lorabundle.data import duplicates, similarity
 from lorabundle.data.duplicates import NUM_LISTED, remaining_pairs
 from tests.conftest import ask
 from tests.unit.data.test_similarity import words
-from tests.unit.test_preprocess import settings
+from tests.unit.test_preprocess import settings, split
 
 THRESHOLD = 0.8
 
@@ -18,11 +17,6 @@ def deduplicate(records: list[dict], threshold: float) -> tuple[list[dict], dict
     """As `duplicates.deduplicate`, but with the kept records, in their groups."""
     groups, dropped, before = duplicates.deduplicate(records, threshold)
     return [records[index] | {"group": group} for index, group in groups.items()], dropped, before
-
-
-def split(records: list[dict]) -> dict[str, list[dict]]:
-    chosen = preprocess.assign_splits([r["id"] for r in records], [r["group"] for r in records], settings())
-    return {name: [records[index] for index in indices] for name, indices in chosen.items()}
 
 
 def rows(*pairs: tuple[str, str], **extra: str) -> list[dict]:
@@ -182,7 +176,7 @@ def test_a_dataset_of_97_percent_copies_does_not_flatter():
     assert before["prompt"] == {"exact": 60 * (15 * 14 // 2), "near": 60 * (15 * 14 + 14 * 13 // 2)}
     assert before["completion"] == {"exact": 60 * (22 * 21 // 2), "near": 60 * (22 * 14 + 14 * 13 // 2)}
 
-    splits = split(kept)
+    splits = split(kept, settings())
     counts, listed = remaining_pairs(splits, THRESHOLD)
     assert counts["across"] == {"prompt": {"exact": 0, "near": 0}, "completion": {"exact": 0, "near": 0}}
     assert listed == []

@@ -74,8 +74,8 @@ def run(run_config: Config) -> Artifacts:
     quarantine = Quarantine(run_config.run_dir / "quarantine.jsonl", settings.on_error)
     source = read_source(settings, quarantine)
     with scratch_dir(config.PROCESSED / ".rows") as scratch:
-        rows = encode_rows(source.records, tokenizer, settings.max_length, quarantine, source.format["columns"])
-        encoded = on_disk(rows, scratch / "encoded.arrow")
+        usable = encode_rows(source.records, tokenizer, settings.max_length, quarantine, source.format["columns"])
+        encoded = on_disk(usable, scratch / "encoded.arrow")
         num_rows = len(encoded) + len(quarantine.rows)
         quarantined = close_quarantine(quarantine, num_rows)
         groups, dropped, pairs_before = deduplicate(encoded, settings.near_duplicate_threshold)
@@ -87,9 +87,7 @@ def run(run_config: Config) -> Artifacts:
             "records": num_rows,
             "quarantined": quarantined,
             "dropped": dropped | {"over_split_limit": len(groups) - sum(map(len, splits.values()))},
-            "truncated": {
-                name: sum(len(row["input_ids"]) > settings.max_length for row in rows) for name, rows in splits.items()
-            },
+            "truncated": count_truncated(splits, settings.max_length),
             "duplicates": {
                 "threshold": settings.near_duplicate_threshold,
                 "before": pairs_before,
@@ -97,8 +95,8 @@ def run(run_config: Config) -> Artifacts:
                 "remaining": remaining,
             },
             "lengths": lengths(splits),
-            "splits": write_splits(splits, settings.max_length, scratch),
         }
+        manifest["splits"] = write_splits(splits, settings.max_length, scratch)
     write_json(MANIFEST, manifest)
     copy = run_config.run_dir / "manifest.json"  # the run's own
     write_json_if_changed(copy, manifest)
@@ -296,6 +294,11 @@ def describe_inputs(run_config: Config, source: Source, tokenizer) -> dict:
         "tokenizer_sha256": sha256_file(run_config.model_dir / "tokenizer.json"),
         "template_sha256": prompts.template_sha256(tokenizer),
     }
+
+
+def count_truncated(splits: dict[str, Dataset], max_length: int) -> dict[str, int]:
+    """Number of rows of each split that are longer than `max_length` tokens, and will be cut."""
+    return {name: sum(len(row["input_ids"]) > max_length for row in rows) for name, rows in splits.items()}
 
 
 def write_splits(splits: dict[str, Dataset], max_length: int, scratch: Path) -> dict[str, dict]:

@@ -150,7 +150,7 @@ def _read_files(settings: config.Data, quarantine: Quarantine) -> Source:
     """Records of the user's file, or of a dataset that fetch downloaded."""
     if settings.is_hub:
         folder = settings.dataset_dir
-        require(folder / "provenance.json", "Run `make fetch`: it downloads the dataset.")
+        require(folder / "provenance.json", "Run `make fetch` with this run's CONFIG: it downloads the dataset.")
         files = dataset_files(folder)
         licence = card_licence(folder / "README.md")
     else:

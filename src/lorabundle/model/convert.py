@@ -55,14 +55,15 @@ def quiet_libraries() -> None:
 def llama_to_phi3(llama: LlamaForCausalLM) -> Phi3ForCausalLM:
     """The same network in Phi-3's layout: q, k and v are stacked in `qkv_proj`, gate and up in `gate_up_proj`.
 
-    The arithmetic is the same, so the logits are equal to the last bit (tested).
+    The arithmetic is the same, so the logits are equal to the last bit (tested). Only if a projection's width is not a multiple
+    of 32 may a matrix product round differently: by 7e-7 at most in random models of width 48.
 
     Raises:
-        ModelFormatError: the model has projection biases, which Phi-3 has not.
+        ModelFormatError: the model has projection biases, which Phi-3 does not have.
     """
     config = llama.config
     if config.attention_bias or config.mlp_bias:
-        raise ModelFormatError("This Llama model has projection biases, which Phi-3 has not. Use a model without them.")
+        raise ModelFormatError("This Llama model has projection biases, which Phi-3 does not have. Use a model without them.")
     phi3_config = Phi3Config(**{name: getattr(config, name) for name in SHARED_SETTINGS}, sliding_window=None)
     phi3_config.original_max_position_embeddings = config.max_position_embeddings
     phi3 = Phi3ForCausalLM(phi3_config).to(llama.dtype)

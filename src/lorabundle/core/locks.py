@@ -1,4 +1,4 @@
-"""The wheels that are read as data: which versions and sha256 the lock pins, and where fetch put them."""
+"""The wheels that are read as data: the versions and sha256 that the lock pins, and their files."""
 
 import re
 from pathlib import Path
@@ -16,12 +16,13 @@ def read_lock(path: Path) -> dict[str, tuple[str, set[str]]]:
     """Parse a requirements lock into {package: (version, sha256 of each allowed file)}.
 
     Raises:
-        MissingInputError: there is no such lock.
+        MissingInputError: the lock does not exist.
         MalformedInputError: it pins nothing.
     """
     text = require(path, "It is part of the repository: restore it with git.").read_text(encoding="utf-8")
     pins = {
-        m["name"]: (m["version"], set(re.findall(r"sha256:([0-9a-f]{64})", m["hashes"]))) for m in PIN.finditer(text)
+        pin["name"]: (pin["version"], set(re.findall(r"sha256:([0-9a-f]{64})", pin["hashes"])))
+        for pin in PIN.finditer(text)
     }
     if not pins:
         raise MalformedInputError(f"{path} pins no package with a hash. Regenerate it with `make lock`.")
@@ -34,25 +35,26 @@ def locked_wheels(packages: list[str], lock: Path = ASSETS_LOCK, folder: Path = 
     Raises:
         ConfigError: a package is not in the lock.
         MissingInputError: a wheel has not been downloaded.
-        HashMismatchError: a wheel's bytes are not those of the lock.
+        HashMismatchError: a wheel does not have a sha256 that the lock allows.
     """
     pins = read_lock(lock)
     unknown = [name for name in packages if name not in pins]
     if unknown:
         raise ConfigError(
-            f"{', '.join(unknown)}: not in {lock}, which has {', '.join(pins)}. Add it to the .in, `make lock`."
+            f"{lock} does not pin {', '.join(unknown)}; it pins {', '.join(pins)}. Name one of these, or add the package to "
+            f"{lock.with_suffix('.in')} and run `make lock`."
         )
     wheels = {}
     for name in packages:
         version, allowed = pins[name]
         found = sorted(folder.glob(f"{re.sub('[-_.]+', '_', name)}-{version}-*.whl"))
         wheel = found[0] if found else folder / f"{name}-{version}.whl"
-        require(wheel, "Delete docker/wheels/.complete, if it is there, and run `make fetch` to download it.")
+        require(wheel, "Delete docker/wheels/.complete, if it exists, and run `make fetch` to download the wheel.")
         digest = sha256_file(wheel)
         if digest not in allowed:
             raise HashMismatchError(
-                f"{wheel} has sha256 {digest}, but {lock} allows {', '.join(sorted(allowed))}. The file is damaged or is not "
-                f"the one that was locked: delete it and docker/wheels/.complete, then run `make fetch`."
+                f"{wheel} has sha256 {digest}, but {lock} allows {', '.join(sorted(allowed))}. The file is damaged, or is not "
+                f"the one that was locked. Delete it and docker/wheels/.complete, then run `make fetch`."
             )
         wheels[name] = wheel
     return wheels

@@ -1,7 +1,7 @@
-"""Question/answer records from the docstrings of Python wheels: the default dataset.
+"""Questions and answers from the docstrings of Python wheels: the default dataset.
 
-Reads wheels as zip files and their modules with `ast`; nothing is imported or executed, so the same wheels give the same
-records on any machine. Each public function, class and method yields up to four kinds of record: what it does
+Wheels are read as zip files, and their modules are parsed with `ast`. Nothing is imported or executed, so the same wheels give
+the same records on any machine. A public function, class or method gives up to four kinds of record: what it does
 (`explanation`), what each parameter is (`parameter`), what it returns (`returns`), and a worked example (`example`).
 """
 
@@ -17,7 +17,7 @@ from docstring_parser import DocstringStyle, ParseError, parse
 
 from lorabundle.data.shapes import FORBIDDEN
 
-SHORTEST, LONGEST = 25, 300
+SHORTEST, LONGEST = 25, 300  # characters of an answer
 SKIPPED_FOLDERS = {"tests", "testing", "benchmarks"}
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -33,13 +33,12 @@ def build_records(wheels: dict[str, Path]) -> Iterator[dict]:
     """All records of some wheels, in the order of the wheels, their modules and the definitions in them.
 
     Args:
-        wheels: path of the `.whl` file by the name of the distribution, which the questions mention.
+        wheels: {package: path of its `.whl` file}; the questions name the package.
 
     Yields:
-        Rows {"id", "group", "prompt", "completion", "kind"}, `prompt` and `completion` being lists of one message.
-        `group` is the bare name of the function, so that what different classes and libraries say of one name
-        (`Dataset.mean`, `DataArray.mean`) stays together. An answer is kept only the first time it occurs, small
-        differences in spelling aside.
+        {"id", "group", "prompt", "completion", "kind"}, where `prompt` and `completion` are lists of one message.
+        `group` is the function's name without its class and module, so that different classes and libraries that have a function
+        of one name (`Dataset.mean`, `DataArray.mean`) stay together. An answer that occurs again, with the same words, is skipped.
     """
     answers, ids = set(), set()
     for package, wheel in wheels.items():
@@ -48,15 +47,11 @@ def build_records(wheels: dict[str, Path]) -> Iterator[dict]:
             for kind, name, answer in _answers(node):
                 record_id = f"{qualified_name}:{kind}" + (f":{name}" if name else "")
                 key = re.sub(r"\W+", " ", answer).strip().casefold()
-                if (
-                    not SHORTEST <= len(answer) <= LONGEST
-                    or FORBIDDEN.search(answer)
-                    or key in answers
-                    or record_id in ids
-                ):
+                is_usable = SHORTEST <= len(answer) <= LONGEST and not FORBIDDEN.search(answer)
+                if not is_usable or key in answers or record_id in ids:
                     continue
                 answers.add(key)
-                ids.add(record_id)  # a name can be defined twice: a property and its setter, a function per platform
+                ids.add(record_id)  # a name may be defined twice: a property and its setter, one function per platform
                 question = QUESTIONS[kind].format(what=_describe(owner, node, package), name=name)
                 yield {
                     "id": record_id,
@@ -76,7 +71,7 @@ def _modules(wheel: Path) -> Iterator[tuple[str, ast.Module]]:
             if not name.endswith(".py") or private or SKIPPED_FOLDERS & set(parts) or parts[-1].startswith("test_"):
                 continue
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the libraries' own invalid escapes
+                warnings.simplefilter("ignore")  # about invalid escapes in the libraries' own strings
                 tree = ast.parse(archive.read(name))
             yield ".".join(part for part in parts if part != "__init__"), tree
 
@@ -93,7 +88,7 @@ def _definitions(wheel: Path) -> Iterator[tuple[str, str, Definition]]:
 
 
 def _describe(owner: str, node: Definition, package: str) -> str:
-    """The thing asked about, with its arguments, as a person would write it: the networkx function `bfs_tree(G, source)`."""
+    """What the question is about, with its arguments: the networkx function `bfs_tree(G, source)`."""
     name = f"{owner}.{node.name}" if owner else node.name
     if isinstance(node, ast.ClassDef):
         return f"the {package} class `{name}`"
@@ -105,7 +100,7 @@ def _describe(owner: str, node: Definition, package: str) -> str:
 
 
 def _without_details(arguments: ast.arguments) -> ast.arguments:
-    """Names only: no annotations, no defaults."""
+    """The arguments' names, without annotations and defaults."""
 
     def bare(argument: ast.arg | None) -> ast.arg | None:
         return argument and ast.arg(argument.arg)
@@ -143,7 +138,7 @@ def _answers(node: Definition) -> Iterator[tuple[str, str, str]]:
 
 
 def _first_paragraph(text: str) -> str:
-    """First paragraph on one line, reStructuredText roles as code; "" where it is markup, mathematics or a fragment."""
+    """The first paragraph on one line, with reStructuredText roles as code; "" if it is markup, mathematics or a fragment."""
     line = " ".join(re.split(r"\n\s*\n", text.strip())[0].split())
     line = re.sub(r":\w+(?::\w+)*:`~?([^`<]+?)(?: <[^>]*>)?`", r"`\1`", line).replace("``", "`")
     is_markup = re.search(r"\.\. |>>>|\|\w+\||---|\\\\|\$", line)
@@ -151,7 +146,7 @@ def _first_paragraph(text: str) -> str:
 
 
 def _worked_example(docstring: str) -> str:
-    """The longest run of doctest examples from the first on that fits `LONGEST` and ends with a result."""
+    """As many doctest examples, from the first on, as fit into `LONGEST` characters; the last one shows a result."""
     try:
         examples = doctest.DocTestParser().get_examples(docstring)
     except ValueError:  # the docstring's own doctest is malformed

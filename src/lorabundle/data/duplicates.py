@@ -1,7 +1,7 @@
 """Equal and nearly equal rows: dropped, or kept together in one split, and counted.
 
-What is equal or near, `similarity.py` defines. Prompt and completion are compared separately; a system message is part of
-neither, since rows often share one.
+`similarity.py` defines what is equal or near. Prompt and completion are compared separately. System messages are not
+compared, because rows often share one.
 """
 
 from array import array
@@ -12,50 +12,52 @@ from hashlib import blake2b
 from itertools import chain, combinations, product
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from lorabundle.data.similarity import TOKEN, Pair, hashed, near_pairs, normalise, shingles
 
 LABEL_TOKENS = 8  # a completion of fewer tokens is a label ("yes", "42") that unrelated rows may share
-LISTED = 20  # pairs that the manifest names
+NUM_LISTED = 20  # pairs that the manifest names
 COLUMNS = ("prompt", "completion")
 
 
 def text_of(messages: list[dict]) -> str:
-    """The normalised text of a prompt or completion, without a system message."""
+    """The normalised text of a prompt or completion, without its system message."""
     return normalise("\n".join(message["content"] for message in messages if message["role"] != "system"))
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One column of some records.
+    """One column of some records. Equal texts have one number.
 
     Attributes:
-        ids: each record's place among the distinct texts.
-        is_long: whether each of these is more than a label.
-        near: the near pairs of them.
+        texts: the number of each record's text.
+        is_long: of each text, whether it is longer than a label.
+        near: pairs of texts that are near.
     """
 
-    ids: array
+    texts: array
     is_long: list[bool]
     near: list[Pair]
 
 
 def compare(records: Iterable[dict], threshold: float) -> dict[str, Compared]:
-    """Equal and near texts of each of `COLUMNS`. Goes through the records once and keeps hashes of what they say."""
-    places: dict[str, dict[bytes, int]] = {column: {} for column in COLUMNS}
-    compared = {column: Compared(array("q"), [], []) for column in COLUMNS}
-    sets: dict[str, list[np.ndarray]] = {column: [] for column in COLUMNS}
+    """Equal and near texts of each of `COLUMNS`. Reads the records once, and holds only hashes of their texts."""
+    numbers: dict[str, dict[bytes, int]] = {name: {} for name in COLUMNS}
+    compared = {name: Compared(array("q"), [], []) for name in COLUMNS}
+    shingle_sets: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     for record in records:
         for name, column in compared.items():
             text = text_of(record[name])
-            place = places[name].setdefault(_digest(text), len(column.is_long))
-            if place == len(column.is_long):
+            number = numbers[name].setdefault(_digest(text), len(column.is_long))
+            if number == len(column.is_long):  # a new text
                 column.is_long.append(len(TOKEN.findall(text)) >= LABEL_TOKENS)
                 if threshold < 1:
-                    sets[name].append(hashed(shingles(text)))
-            column.ids.append(place)
+                    shingle_sets[name].append(hashed(shingles(text)))
+            column.texts.append(number)
     for name, column in compared.items():
-        column.near.extend(near_pairs(sets.pop(name), threshold))
+        column.near.extend(near_pairs(shingle_sets.pop(name), threshold))
     return compared
 
 
@@ -64,37 +66,43 @@ def _digest(text: str) -> bytes:
 
 
 def count_pairs(column: Compared) -> dict[str, int]:
-    """Pairs of records that are equal in a column, and that are near. Counted by arithmetic: n equal ones are n(n - 1)/2 pairs."""
-    copies = Counter(column.ids)
+    """Number of pairs of records that are equal in a column, and that are near in it; n equal texts are n(n - 1)/2 pairs."""
+    num_records = Counter(column.texts)
     return {
-        "exact": sum(count * (count - 1) // 2 for count in copies.values()),
-        "near": sum(copies[a] * copies[b] for a, b, _ in column.near),
+        "exact": sum(count * (count - 1) // 2 for count in num_records.values()),
+        "near": sum(num_records[a] * num_records[b] for a, b, _ in column.near),
     }
 
 
-def clean(
+def deduplicate(
     records: Iterable[dict], threshold: float
 ) -> tuple[dict[int, str], dict[str, int], dict[str, dict[str, int]]]:
-    """Which records to keep, copies left out, and their groups, such that what is alike shares one.
+    """Which records to keep, without copies, and their groups: records that are alike get the same group.
 
     Args:
-        records: gone through twice.
-        threshold: of `data.near_duplicate_threshold`.
+        records: read twice.
+        threshold: `data.near_duplicate_threshold`.
 
     Returns:
-        Index -> group of the records kept, in order; how many were dropped, by cause; the pairs there were before, by column.
+        {index: group} of the kept records, in order; the number of dropped records by cause; the number of pairs before, by column.
     """
     compared = compare(records, threshold)
-    own, systems = zip(*((record["group"], _digest(_system(record))) for record in records), strict=True)
+    own_groups, systems = zip(*((record["group"], _digest(_system(record))) for record in records), strict=True)
     kept, dropped = _without_copies(systems, compared)
-    return _groups(own, kept, compared), dropped, {name: count_pairs(column) for name, column in compared.items()}
+    return (
+        _groups(own_groups, kept, compared),
+        dropped,
+        {name: count_pairs(column) for name, column in compared.items()},
+    )
 
 
 def _without_copies(systems: tuple[bytes, ...], compared: dict[str, Compared]) -> tuple[list[int], dict[str, int]]:
-    """Indices of the records that are not equal or near, in prompt and completion both, to an earlier one that is kept.
+    """Indices of the records to keep, and the number of dropped ones by cause.
+
+    A record is dropped if an earlier one, which is kept, has an equal or near prompt and an equal or near completion.
 
     Args:
-        systems: a digest of each record's system message: rows that differ in it are different tasks.
+        systems: a digest of each record's system message: rows with different ones are different tasks.
         compared: the columns.
     """
     near = {name: _neighbours(column) for name, column in compared.items()}
@@ -102,7 +110,7 @@ def _without_copies(systems: tuple[bytes, ...], compared: dict[str, Compared]) -
     seen: set[tuple] = set()
     dropped = {"exact_duplicate": 0, "near_duplicate": 0}
     for index, (system, prompt, completion) in enumerate(
-        zip(systems, *(compared[name].ids for name in COLUMNS), strict=True)
+        zip(systems, *(compared[name].texts for name in COLUMNS), strict=True)
     ):
         alike = [prompt, *near["prompt"].get(prompt, ())], [completion, *near["completion"].get(completion, ())]
         if (system, prompt, completion) in seen:
@@ -128,73 +136,83 @@ def _neighbours(column: Compared) -> dict[int, list[int]]:
     return neighbours
 
 
-def _groups(own: tuple[str, ...], kept: list[int], compared: dict[str, Compared]) -> dict[int, str]:
-    """Group of each kept record: of one group are those of one own group, and those equal or near in prompt or completion.
+def _groups(own_groups: tuple[str, ...], kept: list[int], compared: dict[str, Compared]) -> dict[int, str]:
+    """Group of each kept record. Records share a group if their own group, prompt or completion is equal, or one of the texts is near.
 
-    A merged group has the smallest of its members' names. Completions of fewer than `LABEL_TOKENS` tokens join nothing.
+    A merged group gets the smallest of its members' names. Completions of fewer than `LABEL_TOKENS` tokens join nothing.
+
+    The groups are the connected components of a graph. Its nodes are the own groups and the distinct texts; its edges join
+    a record's own group to its texts, and a text to those near it.
     """
-    names = sorted({own[index] for index in kept})  # the smallest name is the smallest number
+    names = sorted({own_groups[index] for index in kept})
     numbers = {name: number for number, name in enumerate(names)}
-    parent = array("q", range(len(names)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = number = parent[parent[number]]
-        return number
-
-    def join(one: int, other: int) -> None:
-        one, other = root(one), root(other)
-        parent[max(one, other)] = min(one, other)
-
+    own = np.array([numbers[own_groups[index]] for index in kept])
+    edges, num_nodes = [], len(names)
     for name, column in compared.items():
-        joins = [name == "prompt" or is_long for is_long in column.is_long]
-        owner = array("q", [-1]) * len(joins)  # of each text, a group that has it
-        for index in kept:
-            text = column.ids[index]
-            if joins[text]:
-                if owner[text] < 0:
-                    owner[text] = numbers[own[index]]
-                join(owner[text], numbers[own[index]])
-        for a, b, _ in column.near:
-            if min(owner[a], owner[b]) >= 0:
-                join(owner[a], owner[b])
-    return {index: names[root(numbers[own[index]])] for index in kept}
+        joins = np.array(column.is_long) | (name == "prompt")
+        edges += _edges(own, np.array(column.texts)[kept], joins, column.near, num_nodes)
+        num_nodes += len(joins)
+    starts, ends = np.concatenate(edges, axis=1)
+    graph = coo_array((np.ones(len(starts), dtype=bool), (starts, ends)), shape=(num_nodes, num_nodes))
+    _, components = connected_components(graph, directed=False)
+    # names are sorted, so the first of a component is its smallest
+    _, first, component = np.unique(components[: len(names)], return_index=True, return_inverse=True)
+    return {index: names[number] for index, number in zip(kept, first[component[own]], strict=True)}
 
 
-def left_over(splits: dict[str, Iterable[dict]], threshold: float) -> tuple[dict, list[dict]]:
-    """What is alike in the finished splits, looked for anew, short completions included. Goes through each twice.
+def _edges(own: np.ndarray, texts: np.ndarray, joins: np.ndarray, near: list[Pair], offset: int) -> list[np.ndarray]:
+    """Edges of one column's texts, each an array of two rows: both ends.
+
+    Args:
+        own: number of each kept record's own group.
+        texts: number of each kept record's text.
+        joins: of each text, whether records that have it belong together.
+        near: pairs of texts.
+        offset: node of the text with number 0.
+    """
+    joined = joins[texts]
+    is_kept = np.zeros(len(joins), dtype=bool)  # a text that only dropped records have joins nothing
+    is_kept[texts[joined]] = True
+    pairs = np.array([pair[:2] for pair in near], dtype=np.int64).reshape(-1, 2)
+    pairs = pairs[is_kept[pairs].all(axis=1)]
+    return [np.stack([own[joined], offset + texts[joined]]), offset + pairs.T]
+
+
+def remaining_pairs(splits: dict[str, Iterable[dict]], threshold: float) -> tuple[dict, list[dict]]:
+    """Pairs that are alike in the finished splits, short completions included. Searches again, and reads each split twice.
 
     Returns:
-        Numbers of pairs {"within" or "across" splits: {column: {"exact", "near"}}}, and up to `LISTED` of the pairs that lie in two
-        splits, the most similar first, as {"column", "similarity", "a": {"id", "split"}, "b": {"id", "split"}}.
+        Numbers of pairs {"within" or "across" splits: {column: {"exact", "near"}}}, and up to `NUM_LISTED` pairs whose records
+        are in two splits, the most similar first: {"column", "similarity", "a": {"id", "split"}, "b": {"id", "split"}}.
     """
-    rows = [(name, record["id"]) for name, records in splits.items() for record in records]
-    counts = {"within": {}, "across": {}}
+    records = [(split, record["id"]) for split, rows in splits.items() for record in rows]
+    counts: dict[str, dict] = {"within": {}, "across": {}}
     listed: list[dict] = []
     for name, column in compare(chain.from_iterable(splits.values()), threshold).items():
-        members: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # text -> split -> records
-        for place, (split, record_id) in zip(column.ids, rows, strict=True):
-            members[place][split].append(record_id)
-        pairs = count_pairs(column)
-        within = {
-            "exact": sum(
-                len(some) * (len(some) - 1) // 2 for by_split in members.values() for some in by_split.values()
-            ),
-            "near": sum(
-                len(some) * len(members[b].get(split, []))
-                for a, b, _ in column.near
-                for split, some in members[a].items()
-            ),
-        }
+        ids: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # text -> split -> records' ids
+        for text, (split, record_id) in zip(column.texts, records, strict=True):
+            ids[text][split].append(record_id)
+        pairs, within = count_pairs(column), _pairs_within(column, ids)
         counts["within"][name] = within
         counts["across"][name] = {kind: pairs[kind] - within[kind] for kind in pairs}
-        for a, b, similarity in [*((place, place, 1.0) for place in members), *column.near]:
-            listed += _across(name, similarity, members[a], members[b])
-    return counts, sorted(listed, key=lambda pair: -pair["similarity"])[:LISTED]
+        for a, b, similarity in [*((text, text, 1.0) for text in ids), *column.near]:
+            listed += _pairs_across(name, similarity, ids[a], ids[b])
+    return counts, sorted(listed, key=lambda pair: -pair["similarity"])[:NUM_LISTED]
 
 
-def _across(column: str, similarity: float, a: dict[str, list[str]], b: dict[str, list[str]]) -> list[dict]:
-    """The pairs of splits that two texts (or one, if `a` is `b`) lie in, each shown by its first records."""
+def _pairs_within(column: Compared, ids: dict[int, dict[str, list[str]]]) -> dict[str, int]:
+    """Number of equal and of near pairs of records that are in the same split."""
+    num_records = [Counter({split: len(some) for split, some in ids[text].items()}) for text in range(len(ids))]
+    return {
+        "exact": sum(count * (count - 1) // 2 for by_split in num_records for count in by_split.values()),
+        "near": sum(
+            count * num_records[b][split] for a, b, _ in column.near for split, count in num_records[a].items()
+        ),
+    }
+
+
+def _pairs_across(column: str, similarity: float, a: dict[str, list[str]], b: dict[str, list[str]]) -> list[dict]:
+    """One pair of records for each two splits that hold two near texts (or one text, if `a` is `b`): the first records there."""
     splits = combinations(a, 2) if a is b else ((s, t) for s in a for t in b if s != t)
     return [
         {

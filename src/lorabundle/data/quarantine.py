@@ -1,4 +1,4 @@
-"""Rows of a dataset that cannot be used: each is named, and the run stops or goes on without them."""
+"""Rows of a dataset that cannot be used: each is named, and then the run stops or goes on without them."""
 
 import math
 from collections import Counter
@@ -9,14 +9,15 @@ from typing import Any
 from lorabundle.core.errors import LorabundleError, NoSupervisedTokensError, RowError, TemplateError
 from lorabundle.core.files import writable, write_jsonl
 
-NAMED = 5  # rows that the error message names; the file has all
-LONGEST_TEXT, LONGEST_LIST, DEEPEST = 200, 20, 5  # how much of a row the file shows
+NUM_NAMED = 5  # rows that the error message names; the file has all
+MAX_CHARACTERS, MAX_ITEMS, MAX_DEPTH = 200, 20, 5  # how much of a row the file shows
 
-# cause -> the error that it ends the run with when no other cause is about, and what to do. Any other cause: RowError.
-LATER_CAUSES = {
+# cause -> the error to raise if all bad rows have this cause, and what to do. For other causes: RowError, `REMEDY`
+SPECIAL_CAUSES = {
     "prompt_too_long": (NoSupervisedTokensError, "Raise data.max_length, or shorten or remove these rows"),
     "control_token": (TemplateError, "Remove the control tokens from the text"),
 }
+REMEDY = "Fix or remove these rows"
 
 
 class RowProblem(ValueError):
@@ -24,8 +25,8 @@ class RowProblem(ValueError):
 
     Args:
         cause: short name under which such rows are counted.
-        reason: what is wrong, to follow the column's name in a sentence.
-        column: column or field at fault; None if it is the row as a whole.
+        reason: what is wrong, as a sentence that starts with the column's name would go on.
+        column: column or field with the problem; None if it is the row itself.
     """
 
     def __init__(self, cause: str, reason: str, column: str | None = None):
@@ -34,10 +35,10 @@ class RowProblem(ValueError):
 
 
 class Quarantine:
-    """Collects the bad rows of a run, and then decides by `data.on_error`.
+    """Collects the bad rows of a run, and then stops the run or not, as `data.on_error` says.
 
     Args:
-        path: file that names them all; one that an earlier run left is removed at once.
+        path: file to list them all in; that of an earlier run is removed at once.
         on_error: "stop" or "quarantine".
     """
 
@@ -49,10 +50,10 @@ class Quarantine:
             path.unlink(missing_ok=True)
 
     def add(self, where: str, problem: RowProblem, row: Any) -> None:
-        """Note one bad row."""
-        known = {"where": where, "column": problem.column, "reason": problem.reason, "cause": problem.cause}
-        self.rows.append(known | {"row": printable(row)})
-        if len(self.messages) < NAMED:
+        """Add one bad row."""
+        entry = {"where": where, "column": problem.column, "reason": problem.reason, "cause": problem.cause}
+        self.rows.append(entry | {"row": printable(row)})
+        if len(self.messages) < NUM_NAMED:
             self.messages.append(f"{where}: {problem}")
 
     def causes(self) -> dict[str, int]:
@@ -60,10 +61,10 @@ class Quarantine:
         return dict(sorted(Counter(row["cause"] for row in self.rows).items()))
 
     def close(self, total: int) -> dict:
-        """Write the file if there are bad rows among `total`; give the manifest's entry.
+        """Write the file, if there are bad rows among `total`; returns the manifest's entry.
 
         Raises:
-            RowError, or the error of `LATER_CAUSES`: there are bad rows and `on_error` is "stop", or no other rows.
+            RowError, or an error of `SPECIAL_CAUSES`: there are bad rows, and `on_error` is "stop" or there are no good ones.
         """
         if not self.rows:
             return {"rows": 0, "causes": {}, "file": None}
@@ -73,31 +74,30 @@ class Quarantine:
         return {"rows": len(self.rows), "causes": self.causes(), "file": self.path.as_posix()}
 
     def _error(self, total: int) -> LorabundleError:
-        causes = self.causes()
-        remedies = [remedy for cause, (_, remedy) in LATER_CAUSES.items() if cause in causes]
-        if set(causes) - set(LATER_CAUSES):
-            remedies.insert(0, "Mend or remove these rows")
-        otherwise = ", or set data.on_error: quarantine to go on without them" if len(self.rows) < total else ""
-        error = (
-            LATER_CAUSES[next(iter(causes))][0] if len(causes) == 1 and set(causes) <= set(LATER_CAUSES) else RowError
-        )
-        more = f"; … (all are in {self.path})" if len(self.rows) > NAMED else f" (they are in {self.path})"
+        causes = set(self.causes())
+        remedies = [remedy for cause, (_, remedy) in SPECIAL_CAUSES.items() if cause in causes]
+        if causes - set(SPECIAL_CAUSES):
+            remedies.insert(0, REMEDY)
+        if len(self.rows) < total:
+            remedies.append("To go on without these rows, set data.on_error: quarantine")
+        only_cause = min(causes) if len(causes) == 1 else ""
+        error = SPECIAL_CAUSES[only_cause][0] if only_cause in SPECIAL_CAUSES else RowError
+        more = f"; … (all are in {self.path})" if len(self.rows) > NUM_NAMED else f" (they are in {self.path})"
         return error(
-            f"{len(self.rows)} of {total} rows cannot be used: {'; '.join(self.messages)}{more}. "
-            f"{'; '.join(remedies)}{otherwise}."
+            f"{len(self.rows)} of {total} rows cannot be used: {'; '.join(self.messages)}{more}. {'. '.join(remedies)}."
         )
 
 
 def printable(value: Any, depth: int = 0) -> Any:
-    """A row as JSON can hold it, with what is long or deep shortened."""
+    """A row as valid JSON, with long or deep values shortened."""
     if isinstance(value, str):
-        text = value if len(value) <= LONGEST_TEXT else f"{value[:LONGEST_TEXT]}… ({len(value)} characters)"
+        text = value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}… ({len(value)} characters)"
         return text.encode("utf-8", "backslashreplace").decode()
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    if isinstance(value, dict) and depth < DEEPEST:
-        items = list(value.items())[:LONGEST_LIST]
+    if isinstance(value, dict) and depth < MAX_DEPTH:
+        items = list(value.items())[:MAX_ITEMS]
         return {printable(str(key)): printable(item, depth + 1) for key, item in items}
-    if isinstance(value, list) and depth < DEEPEST:
-        return [printable(item, depth + 1) for item in value[:LONGEST_LIST]]
+    if isinstance(value, list) and depth < MAX_DEPTH:
+        return [printable(item, depth + 1) for item in value[:MAX_ITEMS]]
     return printable(shortened(value))

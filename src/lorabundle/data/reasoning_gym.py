@@ -1,8 +1,8 @@
-"""Tasks with right answers: questions that `reasoning-gym` generates, and its verifiers that mark an answer.
+"""Tasks with right answers: questions that `reasoning-gym` generates, and its verifiers that score an answer.
 
-The package is read from its hash-pinned wheel and not installed, since much of what it asks for can only be built with a C
-compiler and serves other tasks than those used. Python imports from the wheel directly; of the package's own folders only the
-modules that a task names are run (their `__init__` files would import every task and all that those need).
+The package is not installed, because some of its dependencies need a C compiler and only serve other tasks. Python imports
+directly from its hash-pinned wheel, and only the modules of the configured tasks: the package's `__init__` files would import
+every task with all its dependencies.
 
 Stojanovski et al. 2025, "Reasoning Gym", arXiv 2505.24760.
 """
@@ -19,17 +19,17 @@ from lorabundle.core.locks import locked_wheels
 SOURCE = "reasoning_gym"  # data.source
 PACKAGE = "reasoning-gym"  # in docker/assets.lock
 
-Tasks = dict[str, dict]  # task -> settings of its generator, `size` and `seed` among them
+Tasks = dict[str, dict]  # task -> settings of its generator, which include `size` and `seed`
 
 
 def build_records(tasks: Tasks) -> list[dict]:
-    """One record a generated question, task by task: {"id": "<task>:<number>", "group", "prompt", "completion", "kind"}.
+    """One record per generated question, task by task: {"id": "<task>:<number>", "group", "prompt", "completion", "kind"}.
 
-    Questions with one answer of several words (a sentence that is shuffled in different ways) are a group, so that no answer
-    is learnt by heart for the test; any other question is a group of its own, since numbers and single words must recur.
+    Questions with the same answer of three or more words (one sentence, shuffled in different ways) are one group, so that no
+    test answer is seen in training. Any other question is its own group, because answers that are numbers or single words repeat.
 
     Raises:
-        ConfigError: there is no such task, or a generator refuses its settings.
+        ConfigError: a task does not exist, or a generator refuses its settings.
     """
     records = []
     for task, dataset in _datasets(tasks).items():
@@ -49,19 +49,19 @@ def build_records(tasks: Tasks) -> list[dict]:
 
 
 def verify(ids: list[str], answers: list[str], tasks: Tasks) -> list[float]:
-    """The marks that the library's verifiers give: 1.0 for a right answer, less, often 0.0, for a wrong one.
+    """The scores that the library's verifiers give: 1.0 for a right answer, less, and often 0.0, for a wrong one.
 
     Args:
-        ids: of the records. The generators are seeded, so a record's question is made again from its id.
-        answers: one a record.
-        tasks: as the records were built with.
+        ids: of the records. The generators are seeded, so the id is enough to generate the question again.
+        answers: one per record.
+        tasks: those that the records were built from.
     """
     datasets = _datasets(tasks)
-    marks = []
+    scores = []
     for record_id, answer in zip(ids, answers, strict=True):
         task, _, number = record_id.rpartition(":")
-        marks.append(float(datasets[task].score_answer(answer, datasets[task][int(number)])))
-    return marks
+        scores.append(float(datasets[task].score_answer(answer, datasets[task][int(number)])))
+    return scores
 
 
 def wheel() -> Path:
@@ -74,7 +74,7 @@ def _datasets(tasks: Tasks) -> dict:
     path = wheel()
     with zipfile.ZipFile(path) as archive:
         modules = [name.removesuffix(".py").split("/") for name in archive.namelist() if name.endswith(".py")]
-    known = {parts[2]: parts[1] for parts in modules if parts[0] == SOURCE and len(parts) == 3}
+    known = {parts[2]: parts[1] for parts in modules if parts[0] == SOURCE and len(parts) == 3}  # task -> subpackage
     unknown = [task for task in tasks if task not in known]
     if unknown:
         raise ConfigError(
@@ -82,9 +82,9 @@ def _datasets(tasks: Tasks) -> dict:
         )
     for package in (SOURCE, *(f"{SOURCE}.{known[task]}" for task in tasks)):
         if package not in sys.modules:
-            stand_in = types.ModuleType(package)
-            stand_in.__path__ = [f"{path}/{package.replace('.', '/')}"]
-            sys.modules[package] = stand_in
+            module = types.ModuleType(package)  # an empty package instead of the one that its __init__ would make
+            module.__path__ = [f"{path}/{package.replace('.', '/')}"]
+            sys.modules[package] = module
     for task in tasks:
         importlib.import_module(f"{SOURCE}.{known[task]}.{task}")
     create_dataset = importlib.import_module(f"{SOURCE}.factory").create_dataset

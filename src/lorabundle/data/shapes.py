@@ -1,7 +1,7 @@
-"""A user's dataset in the one record schema: which columns mean what, and what makes a row usable.
+"""A user's rows as records of one schema: what each column means, and which rows can be used.
 
-Gives records {"id", "group", "kind", "prompt", "completion"}, the last two being lists of messages: `prompt` is all that comes
-before the first assistant turn, `completion` that turn and what follows, up to the last assistant turn.
+A record is {"id", "group", "kind", "prompt", "completion"}. The last two are lists of messages: `prompt` is everything before
+the first assistant turn, `completion` is that turn and everything after it, up to the last assistant turn.
 """
 
 import math
@@ -26,23 +26,23 @@ SHAPES = {
     "prompt/response": {"system": "system", "prompt": "prompt", "completion": "response"},
     "question/answer": {"system": "system", "prompt": "question", "context": "context", "completion": "answer"},
 }
-LABELS = {"id": "id", "group": "group", "kind": "kind"}  # of any shape
+LABELS = {"id": "id", "group": "group", "kind": "kind"}  # in any shape
 OPTIONAL = {"system", "context", *LABELS}  # a row may lack them
 MESSAGE_KEYS = {"from": "role", "value": "content"}  # ShareGPT's names -> ours
 ROLES = {"human": "user", "gpt": "assistant"}
-LONGEST = 100_000  # characters of a text: a cell beyond that is a document, or two files run together
-FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's control characters but tab and newline
+LONGEST = 100_000  # characters of a text: a longer cell is a complete document, or several rows read as one
+FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's control characters, except tab and newline
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _clean(value: Any) -> str:
-    """A text with line feeds as line endings and no white space around it."""
+    """A text with line feeds as line endings and without white space around it."""
     if not isinstance(value, str):
-        raise PydanticCustomError(*_no_text(value))
+        raise PydanticCustomError(*_not_text(value))
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     if found := SURROGATE.search(text):
         raise PydanticCustomError(
-            "surrogate", f"has half a surrogate pair, U+{ord(found[0]):04X}, which is no character"
+            "surrogate", f"has half a surrogate pair, U+{ord(found[0]):04X}, which is not a character"
         )
     if found := FORBIDDEN.search(text):
         reason = f"has the control character U+{ord(found[0]):04X} at position {found.start()}"
@@ -55,19 +55,19 @@ def _clean(value: Any) -> str:
     return text
 
 
-def _no_text(value: Any) -> tuple[str, str]:
-    """(cause, reason) for a value that is no text."""
+def _not_text(value: Any) -> tuple[str, str]:
+    """(cause, reason) for a value that is not text."""
     if value is None:
         return "null", "is null or missing"
     if isinstance(value, float) and math.isnan(value):
-        return "nan", "is NaN (not a number), which is how a missing value is often stored"
+        return "nan", "is NaN (not a number), as missing values are often stored"
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return "wrong_type", f"must be a text, but is the number {value}"
-    return "wrong_type", f"must be a text, but is a {type(value).__name__}"
+        return "wrong_type", f"must be text, but is the number {value}"
+    return "wrong_type", f"must be text, but is a {type(value).__name__}"
 
 
 def _label(value: Any) -> Any:
-    """An id, group or kind may be a number too."""
+    """An id, group or kind as text, if it is a number."""
     return str(value) if isinstance(value, int | float) and not math.isnan(value) else value
 
 
@@ -75,7 +75,7 @@ def _renamed(value: Any) -> Any:
     """A message with ShareGPT's keys and roles renamed."""
     if not isinstance(value, dict):
         raise PydanticCustomError(
-            "wrong_type", f"must be a message of role and content, but is a {type(value).__name__}"
+            "wrong_type", f"must be a message with role and content, but is a {type(value).__name__}"
         )
     message = {MESSAGE_KEYS.get(key, key): item for key, item in value.items()}
     role = message.get("role")
@@ -123,8 +123,8 @@ class Record(BaseModel):
             shown = ", ".join(roles[:10]) + (", …" if len(roles) > 10 else "")
             raise PydanticCustomError(
                 "roles",
-                "must have an optional system message, then user and assistant in turn, the assistant last; got the roles "
-                f"{shown or 'of no message'}",
+                "must have the roles user and assistant in turn, with assistant last, after an optional system message; "
+                f"it has {shown or 'no message'}",
             )
         return self
 
@@ -144,31 +144,33 @@ def columns_of(rows: Iterable[Row], settings: Data) -> tuple[str, dict[str, str]
         if isinstance(row.values, dict):
             present |= dict.fromkeys(row.values)
             if shape is None:
-                shape, fields = next(
-                    (
-                        (name, fields)
-                        for name, fields in SHAPES.items()
-                        if all(column in row.values for field, column in fields.items() if field not in OPTIONAL)
-                    ),
-                    (None, {}),
-                )
+                shape, fields = _shape_of(row.values)
     absent = [column for column in settings.columns.values() if column not in present]
     if absent:
-        raise ColumnError(
-            f"data.columns names {absent[0]}, but {settings.source} has the columns {', '.join(present) or 'of no row'}."
-        )
+        found = f"has the columns {', '.join(present)}" if present else "has no row with columns"
+        raise ColumnError(f"data.columns names {absent[0]}, but {settings.source} {found}.")
     if not present:
         raise ColumnError(f"{settings.source} has no row with columns. Add rows, or name another file in data.source.")
     if shape is None:
-        known = "; ".join(
-            ", ".join(column for field, column in fields.items() if field not in OPTIONAL) for fields in SHAPES.values()
-        )
+        known = "; ".join(", ".join(_required(fields).values()) for fields in SHAPES.values())
         raise ColumnError(
             f"{settings.source} has the columns {', '.join(present)}, which fit none of the known shapes: {known}. "
-            f"Rename the columns, or name them in data.columns, for example {{prompt: my_column, completion: other}}."
+            f"Rename the columns, or say in data.columns what they mean, for example {{prompt: my_column, completion: other}}."
         )
     fields = LABELS | fields | settings.columns
     return shape, {field: column for field, column in fields.items() if column in present}
+
+
+def _shape_of(values: dict) -> tuple[str | None, dict[str, str]]:
+    """(name, {field: column}) of the first shape whose required columns a row has; (None, {}) if there is none."""
+    for name, fields in SHAPES.items():
+        if set(_required(fields).values()) <= set(values):
+            return name, fields
+    return None, {}
+
+
+def _required(fields: dict[str, str]) -> dict[str, str]:
+    return {field: column for field, column in fields.items() if field not in OPTIONAL}
 
 
 def build(rows: Iterable[Row], fields: dict[str, str], quarantine: Quarantine) -> Iterator[tuple[Row, dict]]:
@@ -182,11 +184,11 @@ def build(rows: Iterable[Row], fields: dict[str, str], quarantine: Quarantine) -
         except RowProblem as problem:
             quarantine.add(row.where, problem, row.values)
             continue
-        yield row, record | {"id": _unused(record["id"], seen)}
+        yield row, record | {"id": _unique_id(record["id"], seen)}
 
 
 def check_built(built: Iterable[dict], quarantine: Quarantine) -> Iterator[tuple[Row, dict]]:
-    """As `build`, for records that a helper made: they are named by their ids."""
+    """As `build`, for records built by this package, which are named by their ids."""
     for record in built:
         row = Row(record["id"], record["id"], record)
         try:
@@ -204,7 +206,7 @@ def _checked(record: dict) -> dict:
 
 def _record(row: Row, fields: dict[str, str]) -> dict:
     values = {field: row.values.get(column) for field, column in fields.items()}
-    missing = [column for field, column in fields.items() if field not in OPTIONAL and column not in row.values]
+    missing = [column for column in _required(fields).values() if column not in row.values]
     if missing:
         raise RowProblem("missing", "is missing", missing[0])
     values = {field: value for field, value in values.items() if field not in OPTIONAL or not _is_absent(value)}
@@ -214,19 +216,20 @@ def _record(row: Row, fields: dict[str, str]) -> dict:
         turns = _turns(values, fields)
     if "system" in values:
         turns = [Message(role="system", content=_validated(TEXT, values["system"], fields["system"])), *turns]
-    first = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
-    prompt, completion = [turn.model_dump() for turn in turns[:first]], [turn.model_dump() for turn in turns[first:]]
+    num_prompt_turns = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+    messages = [turn.model_dump() for turn in turns]
+    prompt, completion = messages[:num_prompt_turns], messages[num_prompt_turns:]
     labels = {"id": row.key, "group": sha256_bytes(repr(prompt).encode())[:16], "kind": "all"}
     labels |= {field: value for field, value in values.items() if field in LABELS}
     try:
         return _checked(labels | {"prompt": prompt, "completion": completion})
-    except RowProblem as problem:  # of a label, or of the order of the roles
+    except RowProblem as problem:  # with a label, or with the order of the roles
         column = fields.get(problem.column) or fields.get("messages") or fields["completion"]
         raise RowProblem(problem.cause, problem.reason, column) from problem
 
 
 def _turns(values: dict, fields: dict[str, str]) -> list[Message]:
-    """The messages of a row with a prompt and a completion, either of which may be a text or a list of messages."""
+    """The messages of a row with a prompt and a completion. Each of the two may be text or a list of messages."""
     turns = []
     for field, role in (("prompt", "user"), ("completion", "assistant")):
         if isinstance(values[field], list):
@@ -263,11 +266,11 @@ def _problem(error: ValidationError, column: str = "") -> RowProblem:
     return RowProblem(first["type"], first["msg"], column or None)
 
 
-def _unused(name: str, seen: set[str]) -> str:
-    """A name that no earlier row has: repeated ids get a number."""
-    unique, number = name, 1
+def _unique_id(record_id: str, seen: set[str]) -> str:
+    """An id that no earlier row has: repeated ids get a number."""
+    unique, number = record_id, 1
     while unique in seen:
         number += 1
-        unique = f"{name}#{number}"
+        unique = f"{record_id}#{number}"
     seen.add(unique)
     return unique

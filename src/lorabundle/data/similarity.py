@@ -1,12 +1,13 @@
-"""Which of many texts are equal or near, without comparing every pair.
+"""Which of many texts are near each other, without comparing every pair.
 
-Texts are compared normalised (Unicode NFKC, case folded, white space collapsed) and, for nearness, as sets of shingles: three
-tokens in a row, of words, single characters of scripts that put no spaces between words, and punctuation marks. Two texts
-are near if the Jaccard similarity of their shingle sets reaches the threshold. Candidates come from MinHash signatures and
-locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3). Where a template that many texts
-share makes thousands of them collide, they come from the texts' rarest shingles instead (prefix and positional filtering,
-Xiao et al. 2008, "Efficient similarity joins for near duplicate detection"). Each candidate is then confirmed by its shingles.
-Of a text only hashes of its shingles are held, 8 bytes each, so that memory hardly grows with the data.
+Texts are normalised first (Unicode NFKC, case folded, white space collapsed). Each becomes a set of shingles: three tokens in a
+row. A token is a word, a punctuation mark, or one character of a script that puts no spaces between words. Two texts are near
+if the Jaccard similarity of their shingle sets reaches the threshold.
+
+Candidates come from MinHash signatures and locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive
+Datasets, ch. 3). If many texts share a template, thousands of them collide; then candidates come from the texts' rarest
+shingles (prefix and positional filtering, Xiao et al. 2008, "Efficient similarity joins for near duplicate detection"). For
+each candidate, the exact similarity of the shingle sets decides. Only hashes of the shingles are in memory, 8 bytes each.
 """
 
 import math
@@ -22,10 +23,10 @@ from datasketch import MinHash
 
 PERMUTATIONS = 128
 SEED = 1  # of the permutations: any fixed number
-MISSED = 1e-3  # largest share of pairs right at the threshold that hashing may overlook; above it the share falls fast
-SHINGLE = 3
-COLLISIONS = 1000  # a text that shares its bands with more than these is looked up by its rarest shingles
-CROWD = 100  # a text with so many near ones is not itself searched for: else n copies of one text cost n * n / 2 comparisons
+MISSED = 1e-3  # largest share of the pairs exactly at the threshold that may be missed; of closer pairs it is far less
+SHINGLE = 3  # tokens
+COLLISIONS = 1000  # a text that shares bands with more texts than this is looked up by its rarest shingles
+CROWD = 100  # a text with this many near ones is not compared with later texts, or n copies would cost n * n / 2 comparisons
 
 # Han, kana, Hangul, Thai, Lao, Myanmar, Khmer
 UNSPACED = (
@@ -37,24 +38,27 @@ Pair = tuple[int, int, float]
 
 
 def normalise(text: str) -> str:
-    """A text without the differences that do not count: NFKC, case folded, white space collapsed."""
+    """A text in Unicode NFKC, case folded, with each run of white space as one space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def shingles(text: str) -> frozenset[str]:
-    """Each `SHINGLE` tokens in a row of a normalised text; all of them if there are fewer."""
+    """Every `SHINGLE` tokens in a row of a normalised text; if it has fewer, all its tokens as one shingle."""
     tokens = TOKEN.findall(text)
     return frozenset(" ".join(tokens[start : start + SHINGLE]) for start in range(max(1, len(tokens) - SHINGLE + 1)))
 
 
 def hashed(shingle_set: Iterable[str]) -> np.ndarray:
-    """A set of shingles as a sorted array of 64-bit hashes, of which a million differ but for one chance in 10^7."""
+    """A set of shingles as a sorted array of 64-bit hashes. A million shingles have equal ones in less than 1 of 10^7 cases."""
     digests = b"".join(sha1(shingle.encode()).digest()[:8] for shingle in shingle_set)
     return np.sort(np.frombuffer(digests, dtype="<u8"))
 
 
 def jaccard(one: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
-    """Size of the intersection over size of the union, of one set with each of others; sets as `hashed` gives them, not empty."""
+    """Jaccard similarity (size of the intersection / size of the union) of one set with each of others.
+
+    All sets are as `hashed` returns them, and not empty.
+    """
     sizes, members = np.array(list(map(len, others))), np.concatenate(others)
     places = np.searchsorted(one, members).clip(max=len(one) - 1)
     common = np.add.reduceat(one[places] == members, np.cumsum(sizes) - sizes, dtype=np.int64)
@@ -62,7 +66,7 @@ def jaccard(one: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
 
 
 def bands(threshold: float) -> tuple[int, int]:
-    """(bands, rows a band) of the signature: the fewest candidates that overlook at most `MISSED` of the pairs at the threshold.
+    """(bands, rows per band) of the signature. It gives the fewest candidates that miss at most `MISSED` of the pairs at the threshold.
 
     A pair of similarity s shares at least one band with probability 1 - (1 - s^rows)^bands.
     """
@@ -75,8 +79,8 @@ def bands(threshold: float) -> tuple[int, int]:
 def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
     """(earlier index, later index, similarity) of the pairs of sets whose similarity is at least `threshold`.
 
-    A set that has `CROWD` near ones before it is compared with those, but not with later ones, so that a large cluster
-    costs time in proportion to its size. A threshold of 1.0 asks for equal texts alone, of which there are none here.
+    A set with `CROWD` near ones before it is not compared with later ones, so that the time for a large cluster grows in
+    proportion to its size. At a threshold of 1.0 only equal texts are near, and here all texts are different.
 
     Args:
         sets: shingles of distinct texts, as `hashed` gives them.
@@ -86,19 +90,19 @@ def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
         return []
     shared = _shared_bands(sets, threshold)
     members: dict[int, list[int]] = defaultdict(list)
-    open_to_all: list[int] = []  # those that later ones are compared with
-    rare: _RarestShingles | None = None
+    searched: list[int] = []  # sets that later ones are compared with
+    rarest: _RarestShingles | None = None
     pairs = []
     for later, bands_of_later in enumerate(shared):
         collisions = sum(len(members[band]) for band in bands_of_later)
         if collisions <= COLLISIONS:
             candidates = set().union(*(members[band] for band in bands_of_later))
         else:
-            if rare is None:
-                rare = _RarestShingles(sets, threshold)
-                for earlier in open_to_all:
-                    rare.insert(earlier)
-            candidates = rare.candidates(later)
+            if rarest is None:
+                rarest = _RarestShingles(sets, threshold)
+                for earlier in searched:
+                    rarest.insert(earlier)
+            candidates = rarest.candidates(later)
         found = []
         if candidates:
             ranked = sorted(candidates)
@@ -106,29 +110,29 @@ def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
             found = [(earlier, later, s) for earlier, s in zip(ranked, similarities, strict=True) if s >= threshold]
         pairs += found
         if len(found) < CROWD:
-            open_to_all.append(later)
-            if rare is not None:
-                rare.insert(later)
+            searched.append(later)
+            if rarest is not None:
+                rarest.insert(later)
             for band in bands_of_later:
                 members[band].append(later)
     return pairs
 
 
 def _shared_bands(sets: list[np.ndarray], threshold: float) -> list[list[int]]:
-    """For each set, the bands of its MinHash signature that another set has too, by numbers that stand for their values.
+    """For each set, the bands of its MinHash signature that another set has too. A band's values are replaced by one number.
 
-    Two sets that share no band are never candidates, and most sets share none: only their hashes are ever held.
+    Two sets that share no band are never candidates. Most sets share none, so that these lists are short.
     """
-    count, size = bands(threshold)
-    low = ((members & np.uint64(0xFFFF_FFFF)).tolist() for members in sets)  # datasketch takes 32 bits of sha1 too
-    factors = np.random.default_rng(SEED).integers(0, 2**64, size, dtype=np.uint64) | np.uint64(1)
-    values = np.empty((len(sets), count), dtype=np.uint64)
+    num_bands, rows = bands(threshold)
+    low = ((members & np.uint64(0xFFFF_FFFF)).tolist() for members in sets)  # datasketch uses 32 bits of a sha1 too
+    factors = np.random.default_rng(SEED).integers(0, 2**64, rows, dtype=np.uint64) | np.uint64(1)
+    values = np.empty((len(sets), num_bands), dtype=np.uint64)
     signatures = MinHash.generator(low, num_perm=PERMUTATIONS, seed=SEED, hashfunc=int)
     for index, signature in enumerate(signatures):
-        values[index] = signature.hashvalues[: count * size].reshape(count, size) @ factors
+        values[index] = signature.hashvalues[: num_bands * rows].reshape(num_bands, rows) @ factors
     shared: list[list[int]] = [[] for _ in sets]
     number = 0
-    for band in range(count):
+    for band in range(num_bands):
         order = np.argsort(values[:, band], kind="stable")
         ranked = values[order, band]
         starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
@@ -141,10 +145,11 @@ def _shared_bands(sets: list[np.ndarray], threshold: float) -> list[list[int]]:
 
 
 class _RarestShingles:
-    """Index of sets by their rarest members: sets of a similarity of at least `threshold` share one of these.
+    """Index of sets by their rarest members. Sets with a similarity of at least `threshold` share one of these.
 
-    With members from rare to frequent, two sets x and y that have at least `needed` in common share one among the first
-    |x| - ceil(threshold |x|) + 1 of x (prefix filter), and no more than one and what follows it in both (positional filter).
+    Sort the members of each set from rare to frequent. If two sets are similar enough, they share a member within
+    their prefixes, where the prefix of x is its first |x| - ceil(threshold |x|) + 1 members (prefix filter). From the first
+    shared member on, the shorter of the two remainders limits how many can be shared; `needed` is how many must be (positional filter).
     """
 
     def __init__(self, sets: list[np.ndarray], threshold: float):
@@ -156,7 +161,7 @@ class _RarestShingles:
     def _prefix(self, index: int) -> list[int]:
         members = self.sets[index]
         frequency = self.frequency[np.searchsorted(self.members, members)]
-        # the threshold as a float may be a hair above the fraction meant: never shorten the prefix by it
+        # as a float, the threshold may be slightly too large: this must not make the prefix shorter
         length = len(members) - math.ceil(self.threshold * len(members) - 1e-9) + 1
         return members[np.lexsort((members, frequency))][:length].tolist()
 
@@ -167,7 +172,7 @@ class _RarestShingles:
             places.append(place)
 
     def candidates(self, index: int) -> set[int]:
-        """Sets inserted before that can reach the threshold with this one."""
+        """The sets inserted so far whose similarity to this one can reach the threshold."""
         found: set[int] = set()
         size = len(self.sets[index])
         for place, member in enumerate(self._prefix(index)):
@@ -176,6 +181,6 @@ class _RarestShingles:
                 sizes = self.sizes[owners]
                 needed = self.threshold / (1 + self.threshold) * (size + sizes) - 1e-9
                 possible = np.minimum(size - place, sizes - places)
-                # members before this one may be shared too, but then the set is found through the first of them
+                # an earlier member may be shared too, but then that member finds the set
                 found.update(owners[possible >= needed].tolist())
         return found

@@ -4,25 +4,19 @@ from collections import Counter
 
 import pytest
 
-from lorabundle import preprocess
 from lorabundle.data import duplicates, similarity
-from lorabundle.data.duplicates import LISTED, left_over
+from lorabundle.data.duplicates import NUM_LISTED, remaining_pairs
 from tests.conftest import ask
 from tests.unit.data.test_similarity import words
-from tests.unit.test_preprocess import settings
+from tests.unit.test_preprocess import settings, split
 
 THRESHOLD = 0.8
 
 
-def clean(records: list[dict], threshold: float) -> tuple[list[dict], dict, dict]:
-    """As `duplicates.clean`, but with the records kept, in their groups."""
-    groups, dropped, before = duplicates.clean(records, threshold)
+def deduplicate(records: list[dict], threshold: float) -> tuple[list[dict], dict, dict]:
+    """As `duplicates.deduplicate`, but with the kept records, in their groups."""
+    groups, dropped, before = duplicates.deduplicate(records, threshold)
     return [records[index] | {"group": group} for index, group in groups.items()], dropped, before
-
-
-def split(records: list[dict]) -> dict[str, list[dict]]:
-    chosen = preprocess.assign_splits([r["id"] for r in records], [r["group"] for r in records], settings())
-    return {name: [records[index] for index in indices] for name, indices in chosen.items()}
 
 
 def rows(*pairs: tuple[str, str], **extra: str) -> list[dict]:
@@ -32,21 +26,23 @@ def rows(*pairs: tuple[str, str], **extra: str) -> list[dict]:
 def test_threshold_of_one_does_no_hashing(monkeypatch):
     monkeypatch.setattr(similarity, "MinHash", None)
     long = " ".join(words(1, 30))
-    kept, dropped, before = clean(rows((long, "a"), (long.upper(), "A"), (f"{long} more", "a")), 1.0)
+    kept, dropped, before = deduplicate(rows((long, "a"), (long.upper(), "A"), (f"{long} more", "a")), 1.0)
     assert [record["id"] for record in kept] == ["r0", "r2"]
     assert dropped == {"exact_duplicate": 1, "near_duplicate": 0}
     assert before == {"prompt": {"exact": 1, "near": 0}, "completion": {"exact": 3, "near": 0}}
 
 
 def test_equal_rows_are_dropped_and_the_first_kept():
-    kept, dropped, _ = clean(rows(("q", "a"), ("q", "b"), ("Q ", "A")), THRESHOLD)
+    kept, dropped, _ = deduplicate(rows(("q", "a"), ("q", "b"), ("Q ", "A")), THRESHOLD)
     assert [record["id"] for record in kept] == ["r0", "r1"]
     assert dropped == {"exact_duplicate": 1, "near_duplicate": 0}
 
 
 def test_rows_near_in_both_are_dropped_those_near_in_one_are_kept_together():
     p, c, other = (" ".join(words(seed, 30)) for seed in (1, 2, 3))
-    kept, dropped, before = clean(rows((p, c), (p + " x", c + " y"), (p + " x", other), ("new", c + " y")), THRESHOLD)
+    kept, dropped, before = deduplicate(
+        rows((p, c), (p + " x", c + " y"), (p + " x", other), ("new", c + " y")), THRESHOLD
+    )
     assert [record["id"] for record in kept] == ["r0", "r2", "r3"]
     assert dropped == {"exact_duplicate": 0, "near_duplicate": 1}
     assert {record["group"] for record in kept} == {"g0"}
@@ -57,7 +53,7 @@ def test_rows_near_in_both_are_dropped_those_near_in_one_are_kept_together():
 def test_rows_that_differ_in_the_system_message_are_not_copies():
     system = [{"role": "system", "content": "Answer in French."}]
     first, second = rows(("q", "a"), ("q", "a"))
-    kept, dropped, _ = clean([first, second | {"prompt": system + second["prompt"]}], THRESHOLD)
+    kept, dropped, _ = deduplicate([first, second | {"prompt": system + second["prompt"]}], THRESHOLD)
     assert len(kept) == 2
     assert dropped["exact_duplicate"] == 0
     assert kept[0]["group"] == kept[1]["group"]
@@ -66,7 +62,7 @@ def test_rows_that_differ_in_the_system_message_are_not_copies():
 def test_a_shared_system_message_makes_no_rows_alike():
     system = [{"role": "system", "content": " ".join(words(1, 200))}]
     records = [record | {"prompt": system + record["prompt"]} for record in rows(("q one", "a"), ("q two", "b"))]
-    kept, _, before = clean(records, THRESHOLD)
+    kept, _, before = deduplicate(records, THRESHOLD)
     assert before["prompt"] == {"exact": 0, "near": 0}
     assert len({record["group"] for record in kept}) == 2
 
@@ -76,7 +72,7 @@ def test_groups_merge_through_a_chain_and_take_the_smallest_name():
     records = rows((a, "yes"), (a + " x", b), ("alone", b + " y"), ("far away", "yes"))
     records[2]["group"] = "a name before g"
     records[3]["group"] = "own"
-    kept, _, _ = clean([*records, ask("apart", "no", id="r4", group="own")], THRESHOLD)
+    kept, _, _ = deduplicate([*records, ask("apart", "no", id="r4", group="own")], THRESHOLD)
     groups = {record["id"]: record["group"] for record in kept}
     assert groups == {
         "r0": "a name before g",
@@ -87,10 +83,19 @@ def test_groups_merge_through_a_chain_and_take_the_smallest_name():
     }
 
 
+def test_a_text_of_dropped_records_joins_nothing():
+    """Near to two prompts that are not near each other, it would join their groups if it were kept."""
+    shared = " ".join(words(1, 60))
+    one, between, other = f"{shared} {' '.join(words(2, 10))}", f"{shared} x y z", f"{shared} {' '.join(words(3, 10))}"
+    records = rows((one, "a"), (between, "a"), (other, "b"))
+    groups = {record["id"]: record["group"] for record in deduplicate(records, 0.8)[0]}
+    assert groups == {"r0": "g0", "r2": "g2"}
+
+
 def test_short_answers_join_nothing_long_ones_do():
     seven, eight = "one two three four five six seven", "one two three four five six seven eight"
     for answer, groups in ((seven, 2), (eight, 1)):
-        kept, _, _ = clean(rows(("q", answer), ("other", answer)), THRESHOLD)
+        kept, _, _ = deduplicate(rows(("q", answer), ("other", answer)), THRESHOLD)
         assert len({record["group"] for record in kept}) == groups
 
 
@@ -99,7 +104,7 @@ def test_what_is_left_is_counted_within_and_across_splits():
     first = rows(("q1", "yes"), ("q2", "yes"), ("q3", "yes"), (long, "a"))
     second = [ask("q4", "Yes", id="t0"), ask("q5", "yes", id="t1"), ask(long + " x", "b", id="t2")]
     third = [ask("q1", "yes", id="v0")]
-    counts, listed = left_over({"train": first, "test": second, "val": third}, THRESHOLD)
+    counts, listed = remaining_pairs({"train": first, "test": second, "val": third}, THRESHOLD)
     assert counts == {
         # completions "yes": 3 in train, 2 in test, 1 in val: 3 + 1 pairs within, 3 * 2 + 3 * 1 + 2 * 1 across
         "within": {"prompt": {"exact": 0, "near": 0}, "completion": {"exact": 4, "near": 0}},
@@ -121,15 +126,15 @@ def test_what_is_left_is_counted_within_and_across_splits():
 
 def test_listed_pairs_are_few():
     many = [ask(f"q{n}", f"label{n}", id=f"a{n}") for n in range(100)]
-    counts, listed = left_over({"train": many, "test": [row | {"id": "b"} for row in many]}, 1.0)
+    counts, listed = remaining_pairs({"train": many, "test": [row | {"id": "b"} for row in many]}, 1.0)
     assert counts["across"]["completion"]["exact"] == 100
-    assert len(listed) == LISTED
+    assert len(listed) == NUM_LISTED
 
 
 def test_ten_thousand_equal_answers_are_counted_not_compared():
     records = [ask(f"question {n}", "the answer is always the very same one", id=str(n)) for n in range(10_000)]
-    kept, _, before = clean(records, 1.0)
-    counts, _ = left_over({"train": kept[:9000], "test": kept[9000:]}, 1.0)
+    kept, _, before = deduplicate(records, 1.0)
+    counts, _ = remaining_pairs({"train": kept[:9000], "test": kept[9000:]}, 1.0)
     assert before["completion"]["exact"] == 10_000 * 9_999 // 2
     assert counts["across"]["completion"]["exact"] == 9000 * 1000
 
@@ -156,10 +161,10 @@ def copies(originals: int, each: int) -> list[dict]:
 
 
 def test_a_dataset_of_97_percent_copies_does_not_flatter():
-    """The score would be of what was learnt by heart: no test prompt and no test answer may have been trained on."""
+    """No prompt or answer of the test split may be in training, or the score would measure what was learnt by heart."""
     records = copies(originals=60, each=35)
     assert 1 - 60 / len(records) == pytest.approx(0.97, abs=0.003)
-    kept, dropped, before = clean(records, THRESHOLD)
+    kept, dropped, before = deduplicate(records, THRESHOLD)
     # Of 35 copies 7 are of each kind. Prompt edited, answer edited, both edited: near in both, dropped. Upper case: equal.
     # Answers under other prompts: kept, in the group of the original.
     assert dropped == {"exact_duplicate": 60 * 7, "near_duplicate": 60 * 21}
@@ -171,8 +176,8 @@ def test_a_dataset_of_97_percent_copies_does_not_flatter():
     assert before["prompt"] == {"exact": 60 * (15 * 14 // 2), "near": 60 * (15 * 14 + 14 * 13 // 2)}
     assert before["completion"] == {"exact": 60 * (22 * 21 // 2), "near": 60 * (22 * 14 + 14 * 13 // 2)}
 
-    splits = split(kept)
-    counts, listed = left_over(splits, THRESHOLD)
+    splits = split(kept, settings())
+    counts, listed = remaining_pairs(splits, THRESHOLD)
     assert counts["across"] == {"prompt": {"exact": 0, "near": 0}, "completion": {"exact": 0, "near": 0}}
     assert listed == []
     trained = {m["content"].split()[0].casefold() for row in splits["train"] for m in row["prompt"] + row["completion"]}
@@ -183,17 +188,17 @@ def test_a_dataset_of_97_percent_copies_does_not_flatter():
 
 def test_without_grouping_the_same_dataset_leaks_and_the_check_sees_it():
     records = copies(originals=20, each=35)
-    counts, listed = left_over({"train": records[::2], "test": records[1::2]}, THRESHOLD)
+    counts, listed = remaining_pairs({"train": records[::2], "test": records[1::2]}, THRESHOLD)
     assert counts["across"]["prompt"]["exact"] > 500
     assert counts["across"]["completion"]["near"] > 500
-    assert len(listed) == LISTED
+    assert len(listed) == NUM_LISTED
 
 
 def test_a_crowd_of_near_texts_is_joined_without_comparing_all(monkeypatch):
-    """Beyond `CROWD` neighbours a text is no longer searched for; the group is whole all the same."""
+    """A text with `CROWD` neighbours is no longer compared with later ones, but all of them get one group."""
     monkeypatch.setattr(similarity, "CROWD", 10)
     base = " ".join(words(1, 30))
     records = rows(*((f"{base} edit{n}", f"label{n}") for n in range(200)))
-    kept, _, before = clean(records, THRESHOLD)
+    kept, _, before = deduplicate(records, THRESHOLD)
     assert {record["group"] for record in kept} == {"g0"}
     assert before["prompt"]["near"] <= 200 * 10

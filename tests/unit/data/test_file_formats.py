@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -191,21 +192,52 @@ def test_csv_names_may_hold_line_breaks(tmp_path):
     assert read(path)[0].values == {"a\nb": "1", "c": "2"}
 
 
-def test_csv_in_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_formats, "CSV_BLOCK", 64)
+def test_csv_rows_are_numbered_without_the_names_and_blank_lines(tmp_path):
     path = tmp_path / "d.csv"
-    path.write_text("a,b\n" + "".join(f"{n}\n" if n % 7 == 3 else f'{n},"x\nx"\n' for n in range(1, 101)))
+    path.write_text("\na,b\n" + "".join(f"{n}\n" if n % 7 == 3 else f'{n},"x\nx"\n\n' for n in range(1, 101)))
     rows = read(path)
     assert [row.key for row in rows] == [f"d.csv:{n}" for n in range(1, 101)]
     assert [n for n, row in enumerate(rows, start=1) if row.problem] == [n for n in range(1, 101) if n % 7 == 3]
     assert all(row.values["a"] == str(n) for n, row in enumerate(rows, start=1) if not row.problem)
 
 
+def test_csv_quotes(tmp_path):
+    """A quote within quotes is written twice; one in a cell without quotes is text."""
+    path = tmp_path / "d.csv"
+    path.write_text('a,b\n"say ""hi""","x,y"\n5" screen,""\n')
+    assert [row.values for row in read(path)] == [{"a": 'say "hi"', "b": "x,y"}, {"a": '5" screen', "b": None}]
+
+
+def test_csv_is_read_row_by_row(tmp_path):
+    """A file need not fit in memory."""
+    path = tmp_path / "d.csv"
+    path.write_text("a,b\n" + f"1,{'x' * 10_000}\n" * 1000)
+    tracemalloc.start()
+    assert sum(1 for _ in read_rows([path], tmp_path)) == 1000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000 < path.stat().st_size
+
+
+def test_csv_cell_beyond_the_limit(tmp_path, monkeypatch):
+    """The rest of a large file after a quote that is never closed must not fill the memory."""
+    monkeypatch.setattr(file_formats, "LARGEST_CELL", 100)
+    path = tmp_path / "d.csv"
+    path.write_text('a,b\n1,2\n"3,4\n' + "5,6\n" * 100)
+    with pytest.raises(MalformedInputError, match=r"row 2 cannot be read, at line \d+ of the file: field larger than"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        # pyarrow drops the rest silently
         ("d.csv", b'a,b\n1,2\n"3,4\n5,6\n', "a quote that opens in row 2 is never closed"),
+        ("d.csv", b'a,"b\n1,2\n', "a quote that opens in the first line, with the columns' names, is never closed"),
+        (
+            "d.csv",
+            b'a,b\n\n"1\n1","say "hi""\n',
+            "row 1 cannot be read, at line 4 of the file: ',' expected after '\"'",
+        ),
         ("d.csv", b"a,\xff\n1,2\n", "first line, with the columns' names, is not UTF-8"),
         ("d.csv", "a,b\n1,2\n".encode("utf-16"), "first line, with the columns' names, is not UTF-8"),
         ("d.json", b"[1, 2", r"d\.json is not valid JSON"),

@@ -25,13 +25,13 @@ def test_mask_covers_the_response_and_its_end_of_turn_and_nothing_else(tokenizer
 
 
 def test_end_of_turn_is_supervised_even_though_it_is_the_padding_token(tokenizer):
-    """The model that never stops: pad = eos, and masking by id hides the one token that teaches it to stop."""
+    """A known mistake: with pad = eos, a mask by token id hides the one token that teaches the model to stop."""
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 1
     assert encode(tokenizer, "hello", "there")["labels"][-1] == 1
 
 
 def test_what_the_template_puts_after_the_end_of_turn_is_cut_off(tokenizer):
-    """Phi-3's template closes with a newline and a second end token; neither is part of the answer."""
+    """Phi-3's template ends with a newline and a second end token; neither is part of the answer."""
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "{% if add", "{% if not add_generation_prompt %}[UNK]{% endif %}{% if add"
     )
@@ -105,7 +105,7 @@ def test_template_that_changes_the_response(tokenizer):
 
 def test_template_without_end_of_turn(tokenizer):
     tokenizer.chat_template = tokenizer.chat_template.replace("'<|im_end|>'", "'b'")
-    with pytest.raises(TemplateError, match="no special token"):
+    with pytest.raises(TemplateError, match="does not start with a special token"):
         encode(tokenizer, "hello", "there")
 
 

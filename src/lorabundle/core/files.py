@@ -164,7 +164,7 @@ def parse_object(line: bytes) -> dict:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        reason = f"is not UTF-8 (byte {error.start} of the line): convert the file with `iconv -t utf-8`"
+        reason = f"is not UTF-8 (byte {error.start} of the line): save the file in that encoding"
         raise ValueError("not_utf8", reason) from error
     except json.JSONDecodeError as error:
         raise ValueError("not_json", f"is not valid JSON ({error.msg} at column {error.colno})") from error

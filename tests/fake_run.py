@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from lorabundle.core.config import PROCESSED, SPLITS, Config
 from lorabundle.core.files import atomic_write, write_json, write_jsonl
-from lorabundle.reporting.files import RECORDED
+from lorabundle.reporting.run_files import RECORDED
 
 
 def _answer(nats: float, text: str, stopped: bool = True) -> dict:

@@ -11,7 +11,7 @@ from lorabundle import report
 from lorabundle.core.config import PROCESSED, SPLITS
 from lorabundle.core.errors import MalformedInputError, MissingInputError
 from lorabundle.core.files import write_json
-from lorabundle.reporting.files import RECORDED
+from lorabundle.reporting.run_files import RECORDED
 from tests.fake_run import Document, run_files, write_run
 
 MARKDOWN, HTML = Path("reports/results.md"), Path("reports/results.html")

@@ -1,5 +1,6 @@
 """The figures: listed once, drawn with equal bytes from equal numbers, and described in words."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from lorabundle.core.errors import MalformedInputError
 from lorabundle.core.strict_json import Fields
 from lorabundle.reporting.figures import FIGURES, MOST_BINS, bin_edges, draw, figure_blocks, loss_points
 from tests import fake_run
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -110,4 +112,5 @@ def test_import_and_drawing_change_no_settings(results):
     draw(figure("loss"), results)
     assert dict(matplotlib.rcParams) == before
     code = "import sys, lorabundle.reporting.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

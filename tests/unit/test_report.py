@@ -31,7 +31,7 @@ def finished(smoke, files):
 
 
 def as_document(path: Path) -> Document:
-    """A rendering as a reader's program would understand it: Markdown by way of a parser that is not ours."""
+    """A rendering as a reader's program understands it; Markdown is read by a parser that is not ours."""
     text = path.read_text()
     return Document(MarkdownIt("commonmark").enable("table").render(text) if path.suffix == ".md" else text)
 

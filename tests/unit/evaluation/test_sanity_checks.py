@@ -35,7 +35,7 @@ def test_refusal_names_the_mistakes_that_were_found_in_order():
         check_plausible(17.4, BASELINES, ["padding in the labels (x)", "another tokenizer"])
 
 
-def test_mistake_that_flatters_is_refused_too():
+def test_mistake_that_lowers_the_loss_is_refused_too():
     """Padding that is attended to gives 0.82 nats where the truth is 2.66."""
     with pytest.raises(
         ImplausibleLossError, match=r"0\.8200 nats a token\. This loss cannot be right\. Found: padding"

@@ -221,7 +221,7 @@ $(STAGES)/evaluate.json: $(call code,evaluate,model compute data evaluation) $(c
 $(STAGES)/sample.json: $(call code,sample,evaluation) $(call section,sample) $(STAGES)/evaluate.json $(call missing,sample)
 	@$(call stage,sample)
 
-$(STAGES)/report.json: $(call code,report,reporting) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
+$(STAGES)/report.json: $(call code,report,evaluation reporting) $(STAGES)/preprocess.json $(STAGES)/evaluate.json $(STAGES)/sample.json reports/.run \
 		$(call section,seed numerics model data lora train evaluate sample) $(call missing,report)
 	@$(call stage,report)
 

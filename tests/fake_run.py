@@ -1,11 +1,12 @@
-"""A finished run made by hand: four test examples of two kinds, with numbers that can be added up in the head."""
+"""A finished run made by hand: four test examples of two kinds, with numbers that can be added in the head."""
 
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
 from lorabundle.core.config import PROCESSED, SPLITS, Config
 from lorabundle.core.files import atomic_write, write_json, write_jsonl
-from lorabundle.reporting.files import RECORDED
+from lorabundle.core.strict_json import Fields
+from lorabundle.reporting.run_files import OBJECTS, RECORDED, ROWS, Results
 
 
 def _answer(nats: float, text: str, stopped: bool = True) -> dict:
@@ -81,7 +82,7 @@ def metrics() -> dict:
 
 
 def manifest() -> dict:
-    """A dataset with something of everything: bad rows, duplicates, and a pair that lies in two splits."""
+    """A dataset with bad rows, duplicates, and a pair that is in two splits."""
 
     def pairs(*counts: int) -> dict:
         return {
@@ -145,7 +146,7 @@ def run_files() -> dict[str, dict | list]:
         "attn_implementation": "eager",
     }
     environment |= {"engine": "venv", "image": "", "commit": "abc", "platform": "Linux", "python": "3.11.2"}
-    journal = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.4}]
+    train_log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.4}]
     return {
         "metrics.json": metrics(),
         "manifest.json": manifest(),
@@ -153,9 +154,18 @@ def run_files() -> dict[str, dict | list]:
         "environment.json": environment | {"packages": {"torch": "2.13.0"}},
         "examples.jsonl": examples(),
         "samples.jsonl": samples(),
-        "train_log.jsonl": journal,
+        "train_log.jsonl": train_log,
         **{f"stages/{stage}.json": {"seconds": 1.5, "peak_rss_bytes": 2e9} for stage in RECORDED},
     }
+
+
+def results() -> Results:
+    """The run's files as the report reads them."""
+    files = run_files()
+    objects = {name: Fields(files[file], file) for name, file in OBJECTS.items()}
+    rows = {name: [Fields(row, file) for row in files[file]] for name, file in ROWS.items()}
+    records = {stage: Fields(files[f"stages/{stage}.json"], stage) for stage in RECORDED}
+    return Results(**objects, **rows, records=records)
 
 
 def write_run(config: Config, files: dict[str, dict | list]) -> None:

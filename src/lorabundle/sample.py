@@ -1,7 +1,7 @@
-"""The answers that the report shows: base beside fine-tuned beside reference, picked from those that evaluation generated.
+"""The answers that the report shows: base, fine-tuned and reference side by side, picked from what evaluation generated.
 
-Reads `outputs/<run>/examples.jsonl`; writes `outputs/<run>/samples.jsonl`. Three picks: the first test examples, whose order is
-fixed by the ids' hashes, so that nobody has chosen them; those whose loss fell most; and those whose loss rose most.
+Reads `outputs/<run>/examples.jsonl`; writes `outputs/<run>/samples.jsonl`. Three picks: the first test examples (their order follows
+from the hashes of their ids, so nobody has chosen them), those whose loss fell most, and those whose loss rose most.
 
 Run as: python -m lorabundle.sample --config config/default.yaml
 """

@@ -1,4 +1,4 @@
-"""Several runs that differ only in their seed: each one's numbers, their mean and standard deviation.
+"""Several runs that differ only in their seed: the numbers of each, their mean and standard deviation.
 
 Reads `metrics.json`, `manifest.json` and `config.yaml` of the runs' folders; writes `reports/seeds.json` and `reports/seeds.md`.
 
@@ -10,23 +10,19 @@ import statistics
 import sys
 from pathlib import Path
 
-import yaml
-
 from lorabundle.core import config
-from lorabundle.core.errors import ConfigError, LorabundleError
-from lorabundle.core.files import atomic_write, read_json, require, write_json
+from lorabundle.core.command import command_parser, run_command
+from lorabundle.core.config_file import load_resolved
+from lorabundle.core.errors import ConfigError
+from lorabundle.core.files import atomic_write, read_json, write_json
+from lorabundle.core.strict_json import Fields
+from lorabundle.evaluation.metrics import METRICS
 
-COLUMNS = {  # key -> heading and format of a fine-tuned model's numbers
-    "loss": ("Test loss", "{:.4f}"),
-    "loss_change": ("Change of loss", "{:+.4f}"),
-    "perplexity": ("Perplexity", "{:.2f}"),
-    "token_accuracy": ("Token accuracy", "{:.4f}"),
-    "rougeL": ("ROUGE-L", "{:.4f}"),
-    "chrf": ("chrF", "{:.2f}"),
-    "exact_match": ("Exact match", "{:.4f}"),
-    "stop_rate": ("Stop rate", "{:.4f}"),
-    "accuracy": ("Accuracy", "{:.4f}"),
-}
+REMEDY = "Run `make seeds` to train and evaluate it."
+
+# Heading and number format by key; what a fine-tuned model gained follows its loss
+_METRIC_COLUMNS = {key: (metric.heading, metric.seeds_format) for key, metric in METRICS.items() if metric.seeds_format}
+COLUMNS = {"loss": _METRIC_COLUMNS["loss"], "loss_change": ("Change of loss", "{:+.4f}"), **_METRIC_COLUMNS}
 
 
 def compare(folders: list[Path]) -> dict:
@@ -35,21 +31,22 @@ def compare(folders: list[Path]) -> dict:
     Returns {"schema", "runs": [{"run", "seed", <column>: value}], "mean": {<column>: value}, "std": {...}}.
 
     Raises:
-        ConfigError: fewer than two runs, or runs that differ in more than their seed: then the spread has another cause too.
+        ConfigError: there are fewer than two runs, or they differ in more than their seed, which would also change the numbers.
     """
     if len(folders) < 2:
-        raise ConfigError('A spread needs at least two runs. Give at least two seeds: make seeds SEEDS="0 1 2".')
+        raise ConfigError(
+            'A standard deviation needs at least two runs. Give at least two seeds: make seeds SEEDS="0 1 2".'
+        )
     runs, common = [], []
     for folder in folders:
-        metrics = read_json(folder / "metrics.json", "Run `make seeds` to train and evaluate it.")
-        settings = yaml.safe_load(require(folder / "config.yaml", "Run `make seeds`.").read_text())
-        manifest = read_json(folder / "manifest.json", "Run `make seeds`.")
-        common.append(({k: v for k, v in settings.items() if k not in ("run", "seed")}, manifest))
+        metrics = Fields(read_json(folder / "metrics.json", REMEDY), f"{folder}/metrics.json")
+        settings = load_resolved(folder / "config.yaml").model_dump(exclude={"run", "seed"})
+        common.append((settings, read_json(folder / "manifest.json", REMEDY)))
         runs.append({"run": metrics["run"], "seed": metrics["seed"], **_numbers(metrics)})
     if len({run["seed"] for run in runs}) < len(runs) or any(other != common[0] for other in common):
         raise ConfigError(
-            f"The runs {', '.join(run['run'] for run in runs)} must have the same settings and data and different seeds, or "
-            f"their spread is not the seeds'. Run `make seeds` again, which makes them so."
+            f"The runs {', '.join(run['run'] for run in runs)} must have different seeds, and the same settings and data. Otherwise "
+            f"their numbers differ for other reasons too. Run `make seeds` again: it makes such runs."
         )
     columns = [key for key in COLUMNS if key in runs[0]]
     return {
@@ -60,46 +57,46 @@ def compare(folders: list[Path]) -> dict:
     }
 
 
-def _numbers(metrics: dict) -> dict[str, float]:
-    finetuned = metrics["models"]["finetuned"]
-    numbers = {key: finetuned[key] for key in COLUMNS if key in finetuned and key != "accuracy"}
-    numbers["loss_change"] = metrics["delta"]["loss"]["mean"]
-    if "accuracy" in finetuned:
-        numbers["accuracy"] = finetuned["accuracy"]["rate"]
-    return numbers
+def _numbers(metrics: Fields) -> dict[str, float]:
+    """The columns of one run. A run without right answers has no accuracy."""
+    model = metrics.part("models").part("finetuned")
+    numbers = {"loss_change": metrics.part("delta").part("loss")["mean"]}
+    for key, metric in METRICS.items():
+        if metric.seeds_format and not (metric.needs_verifier and key not in model):
+            numbers[key] = model.part(key)["rate"] if metric.needs_verifier else model[key]
+    return {key: numbers[key] for key in COLUMNS if key in numbers}
 
 
 def render(result: dict) -> str:
     """`reports/seeds.md`."""
-    columns = list(result["mean"])
-    rows = [("Seed", *(COLUMNS[key][0] for key in columns)), ("---", *("---:" for _ in columns))]
-    for name, values in [
-        *((str(run["seed"]), run) for run in result["runs"]),
-        ("mean", result["mean"]),
-        ("standard deviation", result["std"]),
-    ]:
-        cells = [COLUMNS[key][1].format(values[key]) for key in columns]
-        rows.append((name, *(cell.lstrip("+") if values is result["std"] else cell for cell in cells)))
+    columns = {key: COLUMNS[key] for key in result["mean"]}
+    rows = [["Seed", *(heading for heading, _ in columns.values())], ["---", *("---:" for _ in columns)]]
+    named = [(str(run["seed"]), run) for run in result["runs"]] + [("mean", result["mean"])]
+    rows += [[name, *(form.format(values[key]) for key, (_, form) in columns.items())] for name, values in named]
+    deviations = [form.format(result["std"][key]).lstrip("+") for key, (_, form) in columns.items()]
+    rows.append(["standard deviation", *deviations])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     names = ", ".join(f"`outputs/{run['run']}/metrics.json`" for run in result["runs"])
     return (
-        f"# {len(result['runs'])} seeds\n\nThe fine-tuned model on the same test split. The seed decides LoRA's initial weights and "
-        f"the order of the training rows; data and all other settings are equal. The standard deviation is the sample's "
-        f"(n - 1).\n\n{table}\n\nFrom {names}.\n"
+        f"# {len(result['runs'])} seeds\n\nThe fine-tuned models, each on the same test split. The seed decides LoRA's initial "
+        f"weights and the order of the training rows. The data and all other settings are the same. The standard deviation is the "
+        f"sample's (n - 1).\n\n{table}\n\nFrom {names}.\n"
     )
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Compare the runs whose folders are the arguments."""
-    try:
-        result = compare([Path(argument) for argument in sys.argv[1:]])
+    parser = command_parser("seeds", __doc__)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="folder of an evaluated run")
+    arguments = parser.parse_args(argv)
+
+    def work() -> None:
+        result = compare(arguments.folders)
         write_json(config.REPORTS / "seeds.json", result)
         atomic_write(config.REPORTS / "seeds.md", render(result))
-    except LorabundleError as error:
-        print(f"seeds: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    print(f"[seeds] reports/seeds.md: test loss {result['mean']['loss']:.4f} ± {result['std']['loss']:.4f}")
-    return 0
+        print(f"[seeds] reports/seeds.md: test loss {result['mean']['loss']:.4f} ± {result['std']['loss']:.4f}")
+
+    return run_command("seeds", work, arguments.debug)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""How far two runs of one config are apart: what `lorabundle.evaluation.tolerances` is made from.
+"""Measure by how much two runs of one config differ: the tolerances in `lorabundle.evaluation.metrics` come from this.
 
-For each metric the largest difference, in that table's terms (as over `SIZES`), and where it was: of the base model, and of all else.
-The second run trained again, or only evaluated the first one's adapter (outputs/.verify/eval after `make verify LEVEL=eval`).
+Prints the largest difference of each metric and where it was, first for the base model, then for everything else. A difference over
+fewer examples or tokens than `tolerances.SIZES` is divided by the factor by which its tolerance is wider.
+The second run trained again, or only evaluated the first run's adapter (outputs/.verify/eval after `make verify LEVEL=eval`).
 
 Run as: python -m tests.bench.tolerances FOLDER FOLDER   (each like outputs/phi-3)
 """
@@ -15,7 +16,7 @@ from lorabundle.verification.differences import measured
 
 
 def main(shipped: Path, found: Path) -> None:
-    """Print a line for each metric, for the base model and for all else; then the nats of single examples."""
+    """Print a line for each metric, for the base model and for everything else; then the nats of single examples."""
     largest: dict[tuple[str, bool], tuple[float, str]] = {}
     for value in measured(*(read_json(run / "metrics.json", "") for run in (shipped, found))):
         if value.metric and isinstance(value.expected, float):
@@ -29,7 +30,7 @@ def main(shipped: Path, found: Path) -> None:
     for one, other in rows:
         for model in nats:
             nats[model] = max(nats[model], abs(one[model]["nats"] - other[model]["nats"]) / one["tokens"] ** 0.5)
-    print(f"nats of an example by the root of its tokens: {nats}")
+    print(f"nats of an example, divided by the root of its tokens: {nats}")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ FLAGS = [
     "--virtual-time-budget=5000",
 ]
 PHONE = 360  # pixels
-# Frames the report at a phone's width (a window is never narrower than 500 pixels), then measures it, chooses in the
-# filter, and leaves what it saw in its title
+# Shows the report in a frame of a phone's width (a window is never narrower than 500 pixels), measures it, uses the filter, and
+# puts what it found into the page's title
 PROBE = """<!DOCTYPE html><title></title><body style="margin: 0">
 <iframe src="results.html" style="width: 360px; height: 4000px; border: 0"></iframe>
 <script>
@@ -63,7 +63,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium, tmp_path):
-    """Open a file with further flags; return what the browser prints."""
+    """Open a file, with more flags if given; return what the browser prints."""
 
     def run(page: Path, *flags: str) -> str:
         command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, page.resolve().as_uri()]
@@ -80,9 +80,9 @@ def page(smoke):
 
 
 def requested(open_page, page: Path) -> set[str]:
-    """Every network address that a page asked for, by the browser's net log. (Files are read without one.)
+    """Every network address that a page asked for, from the browser's net log. (Files have no entry in it.)
 
-    The browser's own requests, which no flag silences altogether, have "not an origin" for an initiator.
+    The initiator of the browser's own requests, which no flag stops completely, is "not an origin".
     """
     log = page.with_name("netlog.json")
     open_page(page, f"--log-net-log={log.resolve()}", "--net-log-capture-mode=Everything", "--dump-dom")
@@ -153,7 +153,7 @@ def test_it_fits_a_phone_and_the_filter_filters(open_page, page):
 
 
 def test_everything_is_shown_without_scripts(open_page, page):
-    """A policy without the script's hash stands in for a browser with scripts switched off."""
+    """A policy without the script's hash has the effect of switching scripts off."""
     mute = page.with_name("results-mute.html")
     mute.write_text(re.sub(r"sha256-[^&]+(?=&#39;; base-uri)", "none", page.read_text()))
     seen = Document(open_page(mute, "--dump-dom"))

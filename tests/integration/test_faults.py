@@ -1,7 +1,7 @@
-"""The known mistakes of the field, each made on purpose: caught by a guard, or shown by the number that it yields.
+"""The known mistakes of the field, each made on purpose: a check catches it, or the test shows the number that it gives.
 
-On the default model (vocabulary 49,152, ln = 10.80) over answers about toolz. The system that this one replaces reported a
-base loss of 17.3651 at a vocabulary of 32,064 (ln = 10.38): of these mistakes padding in the labels explains that, see
+With the default model (vocabulary 49,152, ln = 10.80) and answers about toolz. The system that this one replaces reported a base
+loss of 17.3651 at a vocabulary of 32,064 (ln = 10.38). Of these mistakes, padding in the labels explains that: see
 `test_padding_in_the_labels_explains_a_loss_of_17`.
 """
 
@@ -37,12 +37,12 @@ ROWS = 10
 
 
 def encode(tokenizer, record: dict) -> dict:
-    """The record, rightly encoded."""
+    """The record, correctly encoded."""
     return record | prompts.encode(tokenizer, record["prompt"], record["completion"])
 
 
 class Setting:
-    """The default model, rightly encoded rows with their scores, and what the guard looks at."""
+    """The default model, correctly encoded rows with their scores, and what the checks read."""
 
     def __init__(self, folder: Path):
         self.config = load_config(ROOT / "config/smoke.yaml", [f"model.name={folder.name}"])
@@ -69,7 +69,7 @@ def setting(fetched) -> Setting:
 
 
 def padded(row: dict, pad: int) -> dict:
-    """The mistake: padding is put in before the labels are copied from the ids."""
+    """The mistake: padding is added before the labels are copied from the ids."""
     padding = [pad] * (LENGTH - len(row["input_ids"]))
     return row | {"input_ids": row["input_ids"] + padding, "labels": row["labels"] + padding}
 
@@ -90,9 +90,9 @@ def test_without_a_mistake_nothing_is_found(setting):
 
 
 def test_padding_in_the_labels_explains_a_loss_of_17(setting):
-    """Masked padding is a token that the model never writes: some 15 nats and more for each, and most positions are padding.
+    """The model never writes a padding token that attention masks: 15 nats or more for each, and most positions are padding.
 
-    That alone takes a sound model far above ln(vocabulary), where 17.3651 lies: it is 7 nats above ln(32,064).
+    This gives a good model a loss far above ln(vocabulary), as 17.3651 is: 7 nats above ln(32,064).
     """
     pad = setting.tokenizer.pad_token_id
     answers, padding = [], []
@@ -110,29 +110,29 @@ def test_padding_in_the_labels_explains_a_loss_of_17(setting):
     assert loss > UNIFORM + 2
 
 
-def test_padding_in_the_labels_is_caught_where_it_flatters(setting):
-    """Padding that is attended to is easy to repeat: the loss falls below the true one, and no baseline would object."""
+def test_padding_in_the_labels_is_caught_where_it_lowers_the_loss(setting):
+    """Padding that is attended to is easy to repeat: the loss is lower than the true one, so no baseline would show the mistake."""
     rows = [padded(row, setting.tokenizer.pad_token_id) for row in setting.rows]
-    flattered = setting.loss(rows[:4])
-    assert flattered < mean_loss(setting.scores[:4]) - 0.5
+    lowered = setting.loss(rows[:4])
+    assert lowered < mean_loss(setting.scores[:4]) - 0.5
     mistakes = setting.mistakes(rows)
     assert len(mistakes) == 1
-    assert mistakes[0].startswith("padding in the labels (10 of 10 rows")
+    assert mistakes[0].startswith("padding in the labels (in 10 of 10 rows")
     with pytest.raises(ImplausibleLossError, match="Found: padding in the labels"):
-        check_plausible(flattered, {"uniform": {"loss": UNIFORM}, "unigram": {"loss": 6.4}}, mistakes)
+        check_plausible(lowered, {"uniform": {"loss": UNIFORM}, "unigram": {"loss": 6.4}}, mistakes)
 
 
 def test_labels_shifted_twice(setting):
-    """The model is asked for the token after the next: near ln(vocabulary), whatever its quality, but not at 17."""
+    """The model is scored on the token after the next one: near ln(vocabulary), however good the model is, but not 17."""
     rows = [row | {"labels": [*row["labels"][1:], IGNORE]} for row in setting.rows]
     assert UNIFORM - 2 < setting.loss(rows) < UNIFORM + 2
     mistakes = setting.mistakes(rows)
     assert len(mistakes) == 1
-    assert mistakes[0].startswith("labels shifted twice (10 of 10 rows")
+    assert mistakes[0].startswith("labels shifted twice (in 10 of 10 rows")
 
 
 def test_mean_of_batch_means(setting):
-    """It changes with the batch size, and weighs a two-word answer like a long one; ours does neither."""
+    """It changes with the batch size, and gives a two-word answer the weight of a long one. Our mean does neither."""
 
     def mean_of_means(batch_size: int) -> float:
         batches = [setting.scores[start : start + batch_size] for start in range(0, ROWS, batch_size)]
@@ -144,7 +144,7 @@ def test_mean_of_batch_means(setting):
 
 
 def test_another_tokenizer(setting):
-    """Ids of another vocabulary: words at random, to this model."""
+    """Ids of another vocabulary are random words to this model."""
     order = torch.randperm(49_152, generator=torch.Generator().manual_seed(0)).tolist()
 
     def other(ids: list[int]) -> list[int]:
@@ -152,17 +152,21 @@ def test_another_tokenizer(setting):
 
     rows = [row | {"input_ids": other(row["input_ids"]), "labels": other(row["labels"])} for row in setting.rows]
     assert UNIFORM - 2 < setting.loss(rows) < UNIFORM + 2
-    assert setting.mistakes(rows) == ["a tokenizer of another model (the model's own gives other ids in 10 of 10 rows)"]
+    assert setting.mistakes(rows) == [
+        "a tokenizer of another model (the model's tokenizer gives other ids in 10 of 10 rows)"
+    ]
 
 
 def test_splits_made_with_another_tokenizer_file(setting, monkeypatch):
     monkeypatch.setitem(setting.manifest, "tokenizer_sha256", "0" * 64)
     (mistake,) = setting.mistakes(setting.rows)
-    assert mistake.startswith("a tokenizer of another model (the splits were tokenised with another tokenizer.json")
+    assert mistake.startswith(
+        "a tokenizer of another model (the splits were tokenised with a tokenizer.json that is not"
+    )
 
 
 def test_random_weights(setting, fetched):
-    """They stay at ln(vocabulary), so they cannot explain a loss of 17."""
+    """Their loss is ln(vocabulary), so they cannot explain a loss of 17."""
     torch.manual_seed(0)
     random = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(fetched)).eval()
     loss = mean_loss(score_responses(random, setting.rows[:4]))
@@ -172,7 +176,7 @@ def test_random_weights(setting, fetched):
 
 
 def learn(folder: Path, rows: list[dict]) -> None:
-    """Train all weights of a tiny model a little, so that it is a base model: better than guessing, with trained norms."""
+    """Train all weights of a tiny model a little, so that it can be a base model: better than guessing, with trained norms."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     tokenizer = load_tokenizer(folder)
     encoded = [encode(tokenizer, ask(row["prompt"], row["completion"])) for row in rows]
@@ -213,20 +217,22 @@ def test_evaluation_without_a_mistake(trained):
 
 
 def test_adapter_that_was_not_applied(trained):
-    """LoRA's B matrices start at zero: a fresh adapter, or one that is not applied, leaves every loss as it was."""
+    """LoRA's B matrices start at zero: a new adapter, or one that is not applied, changes no loss."""
     weights = trained.adapter_dir / "adapter_model.safetensors"
     zeroed = {name: torch.zeros_like(t) if "lora_B" in name else t for name, t in load_file(weights).items()}
     save_file(zeroed, weights, metadata={"format": "pt"})
     record = read_json(trained.record_path("train"), "")
     record["outputs"] |= hash_paths([weights])  # as if training had left it so
     write_json(trained.record_path("train"), record)
-    with pytest.raises(AdapterError, match="changes nothing: every test example has the base model's loss"):
+    with pytest.raises(
+        AdapterError, match="changes nothing: on every test example its loss is exactly the base model's"
+    ):
         evaluate.run(trained)
     assert not (trained.run_dir / "metrics.json").exists()
 
 
 def test_adapter_of_another_base(trained, tiny_model):
-    """It loads without complaint, because the shapes fit; its number would be another model's."""
+    """It loads without an error, because the shapes fit, but the numbers would be another model's."""
     torch.manual_seed(1)
     other = AutoModelForCausalLM.from_config(tiny_model.config)
     other.save_pretrained(trained.model_dir)
@@ -241,7 +247,7 @@ def test_adapter_of_another_base(trained, tiny_model):
 
 @pytest.mark.parametrize("stage", [train, evaluate])
 def test_base_weights_with_one_bit_changed(trained, stage):
-    """Too little to be seen in a loss, and a training would hide it for good."""
+    """Too small a change to see in a loss, and after training nobody could find it."""
     weights = trained.model_dir / "model.safetensors"
     data = weights.read_bytes()
     weights.unlink()  # fetch has linked it
@@ -251,7 +257,7 @@ def test_base_weights_with_one_bit_changed(trained, stage):
 
 
 def test_weights_as_before_any_training(trained, tiny_model):
-    """A folder whose file is itself random: the loss alone may pass, the norms give it away."""
+    """A folder whose file has random weights: its loss may pass, but its normalisation weights show it."""
     tiny_model.save_pretrained(trained.model_dir)
     rows = load_from_disk("data/processed/test").to_list()
     manifest = read_json(trained.run_dir / "manifest.json", "")

@@ -1,45 +1,16 @@
-"""The guards of the evaluation: a number that cannot be trusted is not written."""
+"""The evaluation stage: what it refuses, and what it writes of each example."""
 
 import math
 
 import pytest
 
 from lorabundle import evaluate
-from lorabundle.core.errors import AdapterError, ImplausibleLossError
-from lorabundle.core.files import hash_paths, write_json
-from lorabundle.evaluation.sanity_checks import check_plausible
+from lorabundle.compute.generate import Generation
+from lorabundle.compute.scoring import Score
+from lorabundle.core.errors import AdapterError
+from lorabundle.core.files import hash_paths, read_json, read_jsonl, write_json
+from tests import fake_run
 from tests.conftest import ask
-
-VOCABULARY = 32_064
-BASELINES = {"uniform": {"loss": math.log(VOCABULARY)}, "unigram": {"loss": 6.4}}
-
-
-@pytest.mark.parametrize("loss", [17.3651, math.log(VOCABULARY) + 1e-9, math.nan])
-def test_base_loss_worse_than_guessing_is_refused(loss):
-    """The past result: 17.3651 nats a token (perplexity 34,799,920) at a vocabulary of 32,064, where guessing gives 10.38."""
-    with pytest.raises(ImplausibleLossError, match=r"worse than guessing uniformly \(10\.3755\) and than token freq"):
-        check_plausible(loss, BASELINES, [])
-
-
-def test_refusal_names_the_mistakes_that_were_found_in_order():
-    with pytest.raises(ImplausibleLossError, match=r"Found: padding in the labels \(x\); another tokenizer\."):
-        check_plausible(17.4, BASELINES, ["padding in the labels (x)", "another tokenizer"])
-
-
-def test_mistake_that_flatters_is_refused_too():
-    """Padding that is attended to gives 0.82 nats where the truth is 2.66."""
-    with pytest.raises(ImplausibleLossError, match=r"0\.8200 nats a token\. It cannot be trusted\. Found: padding"):
-        check_plausible(0.82, BASELINES, ["padding in the labels"])
-
-
-def test_base_loss_worse_than_token_frequencies_is_a_warning():
-    (warning,) = check_plausible(7.0, BASELINES, [])
-    assert "worse than token frequencies alone (6.4000)" in warning
-    assert "None of the usual mistakes" in warning
-
-
-def test_plausible_base_loss_passes():
-    assert check_plausible(6.4, BASELINES, []) == []
 
 
 @pytest.mark.parametrize("changed", ["base model", "adapter"])
@@ -57,20 +28,48 @@ def test_adapter_or_base_other_than_in_training_is_refused(smoke, changed):
         evaluate.check_adapter_is_of_base(smoke)
 
 
-def test_most_frequent_answer_is_that_of_the_kind_in_training():
-    """Twice 1 and once 2 for `gcd`; `sum` has a tie, which the smaller text wins; of `new` training had nothing."""
-    train = [
-        ask("", answer, kind=kind)
-        for kind, answer in [("gcd", "2"), ("gcd", "1"), ("gcd", "1"), ("sum", "9"), ("sum", "3")]
-    ]
-    test = [ask("", "2", kind=kind) for kind in ("sum", "gcd", "new")]
-    assert evaluate.majority_answers(train, test) == ["3", "1", ""]
+def test_adapter_that_changes_no_loss_is_refused(smoke):
+    scores = [Score(nats=2.0, tokens=1, correct=0), Score(nats=3.0, tokens=2, correct=1)]
+    with pytest.raises(
+        AdapterError, match="changes nothing: on every test example its loss is exactly the base model's"
+    ):
+        evaluate.check_adapter_has_effect(scores, list(scores), smoke)
+    evaluate.check_adapter_has_effect(scores, [scores[0], Score(nats=3.0 - 1e-12, tokens=2, correct=1)], smoke)
 
 
-def test_baselines_are_of_the_test_responses():
-    """Train 5 5 6, test 5 7, vocabulary 10: p(5) = 3/13, p(unseen) = 1/13."""
-    train, test = [{"labels": [-100, 5, 5]}, {"labels": [6]}], [{"labels": [-100, -100, 5, 7]}]
-    baselines = evaluate.baselines_of(train, test, vocab_size=10)
-    assert baselines["uniform"] == {"loss": math.log(10), "perplexity": 10.0}
-    assert baselines["unigram"]["loss"] == pytest.approx(-(math.log(3 / 13) + math.log(1 / 13)) / 2)
-    assert baselines["unigram"]["token_accuracy"] == 0.5
+def test_what_is_measured_of_a_model(smoke, tokenizer, monkeypatch):
+    """Answers and their scores stay with their rows; a dataset without verifiers has no marks."""
+    answers = [Generation("robe", stopped=True), Generation("hello", stopped=False)]
+    monkeypatch.setattr(evaluate, "generate", lambda *arguments: answers)
+    scores = [Score(nats=2.0, tokens=1, correct=1), Score(nats=5.0, tokens=1, correct=0)]
+    first, second = evaluate.measure(None, tokenizer, [ask("what", "robe"), ask("it", "robe")], scores, smoke)
+    assert (first["nats"], first["correct"], first["text"], first["stopped"]) == (2.0, 1, "robe", True)
+    assert (first["exact_match"], second["exact_match"], second["stopped"]) == (True, False, False)
+    assert "score" not in first
+
+
+def test_a_row_of_the_examples_file():
+    row = ask("what", "robe", kind="k") | {"input_ids": [1, 2], "labels": [-100, 2]}
+    (example,) = evaluate.example_rows([row], [Score(nats=2.0, tokens=3, correct=1)], [{"nats": 2.0}], [{"nats": 1.0}])
+    assert example == {
+        "id": "what",
+        "group": "what",
+        "kind": "k",
+        "prompt": row["prompt"],
+        "reference": "robe",
+        "tokens": 3,
+        "base": {"nats": 2.0},
+        "finetuned": {"nats": 1.0},
+    }
+
+
+def test_results_are_the_facts_and_what_follows_from_the_examples(smoke):
+    """Base loss (20 + 20 + 22 + 18) / 40 = 2, fine-tuned (10 + 12 + 15 + 23) / 40 = 1.5."""
+    facts = {"warnings": [], "baselines": {"uniform": {"loss": math.log(2)}}}
+    examples_path, metrics_path = evaluate.write_results(smoke, fake_run.examples(), facts)
+    assert read_jsonl(examples_path, "") == fake_run.examples()
+    metrics = read_json(metrics_path, "")
+    assert list(metrics)[:5] == ["schema", "run", "seed", "warnings", "baselines"]
+    assert (metrics["run"], metrics["seed"]) == ("smoke", 42)
+    assert [metrics["models"][name]["loss"] for name in ("base", "finetuned")] == [2.0, 1.5]
+    assert metrics["baselines"] == facts["baselines"]

@@ -396,7 +396,12 @@ def test_settings_may_come_from_the_environment(project, monkeypatch):
 
 def test_distclean_leaves_the_users_own_data(project):
     kept = [Path("data/mine.csv"), Path("data/raw/mine.csv")]
-    for path in (*kept, Path("data/raw/wheels/a.whl"), Path("data/raw/docstrings.jsonl"), Path("data/models/m/config.json")):
+    for path in (
+        *kept,
+        Path("data/raw/wheels/a.whl"),
+        Path("data/raw/docstrings.jsonl"),
+        Path("data/models/m/config.json"),
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     subprocess.run(["make", "distclean"], check=True, capture_output=True)

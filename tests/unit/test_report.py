@@ -1,4 +1,4 @@
-"""The report renders what the files say, and refuses to leave a hole."""
+"""The report shows what the files say, and is not written if a value is missing."""
 
 import copy
 import re
@@ -11,7 +11,7 @@ from lorabundle import report
 from lorabundle.core.config import PROCESSED, SPLITS
 from lorabundle.core.errors import MalformedInputError, MissingInputError
 from lorabundle.core.files import write_json
-from lorabundle.reporting.files import RECORDED
+from lorabundle.reporting.run_files import RECORDED
 from tests.fake_run import Document, run_files, write_run
 
 MARKDOWN, HTML = Path("reports/results.md"), Path("reports/results.html")
@@ -31,7 +31,7 @@ def finished(smoke, files):
 
 
 def as_document(path: Path) -> Document:
-    """A rendering as a reader's program would understand it: Markdown by way of a parser that is not ours."""
+    """A rendering as a reader's program understands it; Markdown is read by a parser that is not ours."""
     text = path.read_text()
     return Document(MarkdownIt("commonmark").enable("table").render(text) if path.suffix == ".md" else text)
 
@@ -42,11 +42,13 @@ def test_report_has_all_rows_and_the_difference(finished):
     dashes = " | –" * 9
     assert f"| Uniform guess (ln vocab) | 10.8027 | 49,152.00 | –{dashes} |" in text
     assert f"| Token frequencies (unigram) | 7.1000 | 1,211.97 | 5.0%{dashes} |" in text
-    scores = "0.100 | 0.050 | 0.090 | 3.2 | 12.3 | 0.0% | 25.0% | 1.50 | 12.5% |"
+    scores = "0.100 | 0.050 | 0.090 | 3.2 | 12.3 | 1.50 | 0.0% | 25.0% | 12.5% |"
     assert f"| Base | 2.0000 | 7.39 | 50.0% | {scores}" in text
     assert f"| Fine-tuned | 1.5000 | 4.48 | 57.5% | {scores}" in text
     assert "lowers the test loss: -0.5000 nats a token (95 % interval -0.9000 to -0.1000)" in text
-    assert "Of 4 test examples 3 improved, 1 worsened and 0 stayed equal (sign test: p = 0.62). This is one run" in text
+    assert (
+        "Of 4 test examples 3 improved, 1 worsened and 0 did not change (sign test: p = 0.62). This is one run" in text
+    )
     assert "The numbers are for `tiny` (1.0 M parameters)" in text
 
 
@@ -64,7 +66,7 @@ def test_both_renderings_have_the_same_tables_and_headings(finished):
     for rendering in (markdown, html):  # the paragraphs that hold the verdict and the warnings
         text = " ".join(rendering.texts["p"])
         assert "Fine-tuning lowers the test loss: -0.5000 nats a token" in text
-        assert "1 pair of equal or near texts lies in two splits" in text
+        assert "1 pair of equal or near texts is in two splits" in text
 
 
 def test_equal_runs_give_equal_bytes(finished):
@@ -102,12 +104,12 @@ def test_only_the_last_section_tells_machines_apart(finished, files, path, headi
     assert {figure: figure.read_bytes() for figure in Path("reports/figures").iterdir()} == figures
 
 
-@pytest.mark.parametrize("hole", ["base", "finetuned"])
-def test_missing_row_stops_the_report(finished, files, hole):
-    """The system this replaces left its fine-tuned row as an ellipsis."""
-    files["metrics.json"]["models"][hole] = {}
+@pytest.mark.parametrize("missing", ["base", "finetuned"])
+def test_missing_row_stops_the_report(finished, files, missing):
+    """The system that this one replaces left its fine-tuned row as an ellipsis."""
+    files["metrics.json"]["models"][missing] = {}
     write_run(finished, files)
-    with pytest.raises(MalformedInputError, match="Nothing was written, because it would be incomplete"):
+    with pytest.raises(MalformedInputError, match=rf"metrics\.json has no models\.{missing}\."):
         report.run(finished)
     assert not Path("reports").exists()
 
@@ -191,10 +193,17 @@ def test_examples_of_another_evaluation_are_refused(finished, files, change):
     assert not Path("reports").exists()
 
 
-def test_log_without_training_loss_is_refused(finished, files):
+def test_log_without_training_loss_is_refused_until_training_has_logged_one(finished, files):
+    """Make trains again if the log is deleted, because training's record lists it among its outputs."""
     write_run(finished, files | {"train_log.jsonl": [{"step": 2, "eval_loss": 1.4}]})
-    with pytest.raises(MalformedInputError, match="no training loss"):
+    with pytest.raises(
+        MalformedInputError, match=r"train_log\.jsonl has no training loss.* Delete this file and run `make all`"
+    ):
         report.run(finished)
+    assert not Path("reports").exists()
+    write_run(finished, {"train_log.jsonl": [{"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.4}]})
+    report.run(finished)
+    assert "training loss goes from 1.500 at step 2 to 1.500 at step 2" in HTML.read_text()
 
 
 def test_every_file_is_named_as_a_source(finished, files):

@@ -1,31 +1,24 @@
-"""What is shown: the first examples, the largest gains and the largest losses."""
+"""The sample stage picks from the evaluated examples."""
 
-from lorabundle.evaluation.samples import loss_change, pick
+import pytest
 
-
-def example(name: str, change: float, tokens: int = 2) -> dict:
-    return {"id": name, "tokens": tokens, "base": {"nats": 10.0}, "finetuned": {"nats": 10.0 + change * tokens}}
-
-
-EXAMPLES = [example("a", 0.5), example("b", -1.0), example("c", -3.0), example("d", 0.0), example("e", 2.0, tokens=7)]
+from lorabundle import sample
+from lorabundle.core.errors import MissingInputError
+from lorabundle.core.files import read_jsonl, write_jsonl
+from tests.fake_run import examples
 
 
-def test_loss_change_is_per_token():
-    assert loss_change(example("a", 0.25, tokens=8)) == 0.25
+def test_samples_are_picked_from_the_examples(smoke):
+    """Smoke shows two of each: of four examples three improve (by 1.0, 0.8 and 0.7 nats a token) and one worsens."""
+    source, target = smoke.run_dir / "examples.jsonl", smoke.run_dir / "samples.jsonl"
+    write_jsonl(source, examples())
+    files = sample.run(smoke)
+    picked = [(row["picked"], row["id"]) for row in read_jsonl(target, "")]
+    gains = [("largest gain", "e1"), ("largest gain", "e2")]
+    assert picked == [("first", "e1"), ("first", "e2"), *gains, ("largest loss", "e4")]
+    assert (files.inputs, files.outputs) == ([source], [target])
 
 
-def test_picks():
-    picked = [(why, row["id"]) for why, row in pick(EXAMPLES, 2)]
-    assert picked == [
-        ("first", "a"),
-        ("first", "b"),
-        ("largest gain", "c"),
-        ("largest gain", "b"),
-        ("largest loss", "e"),
-        ("largest loss", "a"),
-    ]
-
-
-def test_what_did_not_rise_is_no_loss():
-    picked = pick([example("b", -1.0), example("d", 0.0)], 8)
-    assert [(why, row["id"]) for why, row in picked] == [("first", "b"), ("first", "d"), ("largest gain", "b")]
+def test_without_examples_it_says_what_to_run(smoke):
+    with pytest.raises(MissingInputError, match="Run `make eval` first"):
+        sample.run(smoke)

@@ -13,7 +13,7 @@ from lorabundle.core.config_file import write_resolved
 from lorabundle.core.files import atomic_write, hash_paths, read_json, sha256_bytes, write_json
 from lorabundle.core.locks import read_lock
 from lorabundle.evaluation.aggregate import MODELS, summarise
-from lorabundle.evaluation.metrics import score_answers
+from lorabundle.evaluation.answer_scores import score_answers
 from lorabundle.evaluation.samples import samples
 from lorabundle.evaluation.tolerances import allowed
 from lorabundle.submission import tarball

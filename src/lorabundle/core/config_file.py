@@ -1,6 +1,7 @@
 """Config files: read together with those they extend, overridden, validated, and written in resolved form.
 
-A config may say `extends: default.yaml` (a path beside its own): it then holds only what differs. Sections are merged key by key.
+A config may say `extends: default.yaml` (a path beside its own): it then holds only what differs. Sections are merged key by
+key; a value that is a map itself (`data.tasks`, `data.columns`) replaces the inherited one.
 """
 
 import argparse
@@ -35,12 +36,15 @@ def load_config(path: Path, overrides: list[str] = ()) -> Config:
         ConfigError: a file is not YAML, or any setting is wrong; all problems are in the one message.
     """
     chain = _chain(path)
+    settings: dict = {}
+    for layer in chain:
+        settings = _merged(settings, layer)
     changes: dict = {}
     for override in overrides:
         _apply_override(changes, override)
-    settings: dict = {}
-    for layer in (*chain, changes):
-        settings = _merged(settings, layer)
+    settings = _inherited(settings, changes)
+    for override in overrides:
+        _apply_override(settings, override)
     return _validated(settings, path, is_alone=len(chain) == 1)
 
 
@@ -136,19 +140,23 @@ def _read(path: Path) -> dict:
     return settings
 
 
-def _merged(settings: dict, changes: dict) -> dict:
-    """Settings with changes on top. A model or dataset that the changes name inherits nothing that described another one."""
-    merged = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+def _inherited(settings: dict, changes: dict) -> dict:
+    """The settings that stay when `changes` are made: a model or dataset that these name inherits nothing that described another."""
+    result = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
     for section, described in DESCRIBES.items():
-        inherited, changed = merged.get(section), changes.get(section)
+        inherited, changed = result.get(section), changes.get(section)
         if isinstance(inherited, dict) and isinstance(changed, dict):
-            for key, keys in described.items():
-                if key in changed:
-                    for name in keys:
-                        inherited.pop(name, None)
+            for name in {name for key, names in described.items() if key in changed for name in names}:
+                inherited.pop(name, None)
+    return result
+
+
+def _merged(settings: dict, changes: dict) -> dict:
+    """Settings with changes on top: sections are merged key by key, and a value replaces a value."""
+    merged = _inherited(settings, changes)
     for name, value in changes.items():
-        both = isinstance(merged.get(name), dict) and isinstance(value, dict)
-        merged[name] = _merged(merged[name], value) if both else value
+        are_sections = isinstance(merged.get(name), dict) and isinstance(value, dict)
+        merged[name] = merged[name] | value if are_sections else value
     return merged
 
 

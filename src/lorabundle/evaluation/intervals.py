@@ -1,4 +1,4 @@
-"""How sure a number is: paired bootstrap over groups, sign test, Wilson interval. All by scipy."""
+"""How certain a number is: paired bootstrap over groups, sign test, Wilson interval. All by scipy."""
 
 import numpy as np
 from scipy import stats
@@ -11,16 +11,16 @@ def paired_difference(
 ) -> dict:
     """Change of a weighted mean from `before` to `after`, with a 95 % interval from the paired bootstrap (Efron 1979).
 
-    Whole groups are drawn, because their examples are alike: drawing examples would make the interval too narrow.
+    Groups are drawn, not single examples: the examples of a group are alike, so drawing examples would make the interval too narrow.
 
     Args:
         before, after: each example's sum (nats, tokens that ranked first, ROUGE).
-        weights: what it is a sum over (its tokens; 1 for a mean over examples).
+        weights: the number of things summed (the example's tokens; 1 for a mean over examples).
         groups: each example's group.
         seed: of the resampling.
 
     Returns:
-        {"mean": sum of differences / sum of weights, "ci95": [low, high], empty if all examples are of one group}.
+        {"mean": sum of differences / sum of weights, "ci95": [low, high]; empty if all examples are of one group}.
     """
     _, member_of = np.unique(groups, return_inverse=True)
     change = np.bincount(member_of, weights=np.subtract(after, before))
@@ -46,9 +46,9 @@ def paired_difference(
 
 
 def sign_test(before: list[float], after: list[float]) -> dict:
-    """Two-sided sign test on paired values of which lower is better: could as many improve by chance?
+    """Two-sided sign test on pairs of values, where lower is better: could so many improve by chance?
 
-    Returns {"improved", "worsened", "unchanged": counts, "p_value"}; unchanged pairs are left out of the test, as usual.
+    Returns {"improved", "worsened", "unchanged": counts, "p_value"}. The test does not count unchanged pairs, as usual.
     """
     improved = sum(new < old for old, new in zip(before, after, strict=True))
     worsened = sum(new > old for old, new in zip(before, after, strict=True))
@@ -58,7 +58,7 @@ def sign_test(before: list[float], after: list[float]) -> dict:
 
 
 def accuracy(correct: int, examples: int) -> dict:
-    """A share of right answers with its 95 % Wilson (1927) score interval, which holds for few examples and near 0 or 1."""
+    """Share of right answers with its 95 % Wilson (1927) score interval, which also holds for few examples and near 0 or 1."""
     interval = stats.binomtest(correct, examples).proportion_ci(method="wilson")
     ci95 = [float(interval.low), float(interval.high)]
     return {"correct": correct, "examples": examples, "rate": correct / examples, "ci95": ci95}

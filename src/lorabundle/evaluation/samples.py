@@ -1,4 +1,4 @@
-"""Which test examples the report shows, and what it shows of them: nothing but the rows of `examples.jsonl` goes in."""
+"""Which test examples the report shows, and what it shows of them. Everything is read from the rows of `examples.jsonl`."""
 
 
 def loss_change(example: dict) -> float:
@@ -7,19 +7,19 @@ def loss_change(example: dict) -> float:
 
 
 def pick(examples: list[dict], number: int) -> list[tuple[str, dict]]:
-    """(why, example), at most `number` for each reason."""
+    """Pairs (reason, example), at most `number` for each reason."""
     by_change = sorted(examples, key=loss_change)
     gains = [example for example in by_change[:number] if loss_change(example) < 0]
     losses = [example for example in by_change[::-1][:number] if loss_change(example) > 0]
-    reasons = {"first": examples[:number], "largest gain": gains, "largest loss": losses}
-    return [(why, example) for why, picked in reasons.items() for example in picked]
+    picked = {"first": examples[:number], "largest gain": gains, "largest loss": losses}
+    return [(reason, example) for reason, chosen in picked.items() for example in chosen]
 
 
 def samples(examples: list[dict], number: int) -> list[dict]:
     """The rows of samples.jsonl, at most `number` for each reason."""
     return [
         {
-            "picked": why,
+            "picked": reason,
             **{key: example[key] for key in ("id", "kind", "prompt", "reference")},
             "loss_change": loss_change(example),
             "base": example["base"]["text"],
@@ -27,5 +27,5 @@ def samples(examples: list[dict], number: int) -> list[dict]:
             "finetuned": example["finetuned"]["text"],
             "finetuned_stopped": example["finetuned"]["stopped"],
         }
-        for why, example in pick(examples, number)
+        for reason, example in pick(examples, number)
     ]

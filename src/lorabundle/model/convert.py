@@ -63,7 +63,9 @@ def llama_to_phi3(llama: LlamaForCausalLM) -> Phi3ForCausalLM:
     """
     config = llama.config
     if config.attention_bias or config.mlp_bias:
-        raise ModelFormatError("This Llama model has projection biases, which Phi-3 does not have. Use a model without them.")
+        raise ModelFormatError(
+            "This Llama model has projection biases, which Phi-3 does not have. Use a model without them."
+        )
     phi3_config = Phi3Config(**{name: getattr(config, name) for name in SHARED_SETTINGS}, sliding_window=None)
     phi3_config.original_max_position_embeddings = config.max_position_embeddings
     phi3 = Phi3ForCausalLM(phi3_config).to(llama.dtype)

@@ -1,4 +1,4 @@
-"""The report's data card: what the dataset is, what was left out and why, and what the splits have in common."""
+"""The report's data card: what the dataset is, which rows were left out and why, and which texts the splits share."""
 
 from lorabundle.core.config import SPLITS
 from lorabundle.core.strict_json import Fields
@@ -9,13 +9,13 @@ COLUMNS = ("prompt", "completion")
 DEGREES = ("exact", "near")
 
 
-def blocks(manifest: Fields) -> list[Block]:
-    """The whole card."""
+def data_card(manifest: Fields) -> list[Block]:
+    """All blocks of the card."""
     return [
         source_table(manifest),
         rows_table(manifest),
         splits_table(manifest),
-        Paragraph("Groups are kept whole: none is in two splits."),
+        Paragraph("No group is in two splits."),
         kinds_table(manifest.part("splits")),
         lengths_table(manifest.part("lengths")),
         *duplicates(manifest.part("duplicates")),
@@ -35,7 +35,7 @@ def source_table(manifest: Fields) -> Table:
     rows: list[list[Line]] = [
         ["Source", Code(manifest.text("source"))],
         ["Format", shape],
-        ["Licences", licences or "unknown: the data names none"],
+        ["Licences", licences or "unknown: the data states none"],
     ]
     return Table("Source", MANIFEST, ["Fact", "Value"], rows, text_columns=2)
 
@@ -90,7 +90,7 @@ def lengths_table(lengths: Fields) -> Table:
 
 
 def duplicates(found: Fields) -> list[Block]:
-    """Pairs of equal and similar texts before and after, and by name those that lie in two splits."""
+    """Number of pairs of equal and of similar texts before and after cleaning, and the pairs that are in two splits."""
     after = found.part("after")
     places = {
         "Before: among all records": found.part("before"),
@@ -103,26 +103,26 @@ def duplicates(found: Fields) -> list[Block]:
     ]
     header: list[Line] = ["Pairs", *(f"{column.capitalize()}: {degree}" for column in COLUMNS for degree in DEGREES)]
     threshold = found.number("threshold", "{:g}")
-    caption = f"Pairs of texts that are equal, or near: similar by {threshold} or more"
+    caption = f"Pairs of texts that are equal (exact), or have a similarity of {threshold} or more (near)"
     across = {column: sum(after.part("across").part(column)[degree] for degree in DEGREES) for column in COLUMNS}
     return [Table(caption, MANIFEST, header, rows), *remaining(found["remaining"], across)]
 
 
 def remaining(pairs: list[Fields], across: dict[str, int]) -> list[Block]:
-    """The warning about pairs that lie in two splits, which name what the test split may give away.
+    """The warning about pairs that are in two splits, because training may have seen these test texts.
 
     Args:
-        pairs: those that the manifest names.
-        across: number of all pairs, by column.
+        pairs: those that the manifest lists.
+        across: number of all such pairs, by column.
     """
     total = max(sum(across.values()), len(pairs))
     if not total:
-        return [Paragraph("No pair of equal or near texts lies in two splits.")]
-    pairs_lie = "1 pair of equal or near texts lies" if total == 1 else f"{total:,} pairs of equal or near texts lie"
-    warning = [Strong("Warning:"), f" {pairs_lie} in two splits, which can flatter the scores."]
+        return [Paragraph("No pair of equal or near texts is in two splits.")]
+    pairs_are = "1 pair of equal or near texts is" if total == 1 else f"{total:,} pairs of equal or near texts are"
+    warning = [Strong("Warning:"), f" {pairs_are} in two splits, which can make the scores too good."]
     if not across["prompt"]:
         warning.append(
-            " All are completions, each to other prompts. Numbers and labels recur in any dataset; longer answers should not."
+            " All of them are completions to different prompts. Numbers and labels recur in any dataset; longer answers should not."
         )
     if not pairs:
         return [Paragraph(warning)]
@@ -132,12 +132,12 @@ def remaining(pairs: list[Fields], across: dict[str, int]) -> list[Block]:
         names: list[Line] = [[Code(end.text("id")), f" ({end.text('split')})"] for end in ends]
         rows.append([pair.text("column"), *names, pair.number("similarity", "{:.2f}")])
     header: list[Line] = ["Column", "One", "Other", "Similarity"]
-    caption = f"Pairs that lie in two splits ({len(pairs)} of {total:,})"
+    caption = f"Pairs that are in two splits ({len(pairs)} of {total:,})"
     return [Paragraph(warning), Table(caption, MANIFEST, header, rows, text_columns=3)]
 
 
 def hashes_table(manifest: Fields) -> Table:
-    """What identifies the data: the sources, the tokenizer and template it was tokenised with, and the splits."""
+    """What identifies the data: sources, tokenizer, chat template and splits."""
     rows: list[list[Line]] = []
     sources = manifest.part("source_sha256")
     rows += [[Code(path), Code(sources.text(path))] for path in sources]

@@ -1,20 +1,22 @@
-"""Figures of the report, drawn with matplotlib so that the same numbers give the same bytes."""
+"""The report's figures: FIGURES lists them once, and matplotlib draws them so that the same numbers give the same bytes."""
 
 import io
-import math
-import re
 from collections.abc import Callable
-from xml.etree import ElementTree
+from dataclasses import dataclass
+from functools import partial
 
 import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lorabundle.core.config import SPLITS
+from lorabundle.core.errors import MalformedInputError
 from lorabundle.core.strict_json import Fields
+from lorabundle.evaluation.samples import loss_change
+from lorabundle.reporting import page
+from lorabundle.reporting.run_files import Results
 
 STYLE = {
     "svg.hashsalt": "lorabundle",  # else element ids are random
@@ -34,128 +36,169 @@ STYLE = {
     "legend.frameon": False,
 }
 SIZE = (4.6, 2.9)  # inches: at a phone's 330 pixels the text is still 9 pixels high
-# Told apart by readers with any colour vision (Tol's schemes), and with a contrast of 3 on white and on near-black alike
+# Readers with any colour vision can tell these apart (Tol's schemes); contrast of 3 on white and on near-black
 BLUE, RED, TEAL, GREY = "#4477aa", "#cc3311", "#229988", "#888888"
-SPLITS = {"train": (BLUE, "-", "training"), "val": (RED, "--", "validation"), "test": (TEAL, "-.", "test")}
-
 BLACK = "#000000"  # text and axes
-BACKGROUND = "patch_1"  # matplotlib's id for the figure's own rectangle
+LINES = {"train": (BLUE, "-", "training"), "val": (RED, "--", "validation"), "test": (TEAL, "-.", "test")}
+MOST_BINS = 40
 
 Drawing = dict[str, bytes]  # file name extension -> content
+Points = list[tuple[int, float]]  # (step, loss)
 
 
-def _draw(paint: Callable[[Axes], None]) -> Drawing:
-    """A figure as SVG and PNG."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-        paint(axes)
-        files = {}
-        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report, in the files `figures/<name>.svg` and `.png`.
+
+    Attributes:
+        name: of its files.
+        caption: below it.
+        source: the run's file that its numbers are from.
+        alt: gives the text that says in words what it shows.
+        paint: draws it.
+    """
+
+    name: str
+    caption: str
+    source: str
+    alt: Callable[[Results], str]
+    paint: Callable[[Axes, Results], None]
+
+
+def figure_blocks(results: Results) -> page.Figures:
+    """All figures, for the page."""
+    return page.Figures([page.Figure(f.name, f.caption, f.source, f.alt(results)) for f in FIGURES])
+
+
+def draw(figure: ReportFigure, results: Results) -> Drawing:
+    """A figure as SVG and PNG.
+
+    Raises:
+        MalformedInputError: a number is missing.
+    """
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=SIZE, layout="constrained")
+        figure.paint(canvas.subplots(), results)
+        drawing = {}
+        for extension, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
-            files[kind] = buffer.getvalue()
-        plt.close(figure)
-    return files
+            canvas.savefig(buffer, format=extension, dpi=200, metadata=metadata)
+            drawing[extension] = buffer.getvalue()
+    return drawing
 
 
-def loss_curve(train: list[tuple[int, float]], val: list[tuple[int, float]]) -> Drawing:
-    """Training and validation loss by step; both are (step, loss) pairs."""
+def loss_points(train_log: list[Fields]) -> tuple[Points, Points]:
+    """Training and validation losses of the log.
 
-    def paint(axes: Axes) -> None:
-        axes.plot(*zip(*train, strict=True), color=BLUE, linewidth=1.4, label="training")
-        if val:
-            axes.plot(*zip(*val, strict=True), color=RED, linewidth=1.4, marker="o", markersize=3.5, label="validation")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel("loss (nats per response token)")
-        axes.legend()
-
-    return _draw(paint)
-
-
-def bin_edges(values: list[float], most: int = 40) -> np.ndarray:
-    """Edges of at most `most` bins of a round width (1, 2 or 5 times a power of ten), one edge exactly at zero."""
-    low, high = min(*values, 0.0), max(*values, 0.0)
-    if low == high:
-        return np.array([-0.5, 0.0, 0.5])
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
-    width = next(w for w in (power, 2 * power, 5 * power, 10 * power) if (high - low) / w <= most - 2)
-    return np.arange(math.floor(low / width), math.floor(high / width) + 2) * width
+    Raises:
+        MalformedInputError: the log has no training loss.
+    """
+    train = [(row["step"], row["loss"]) for row in train_log if "loss" in row]
+    if not train:
+        raise MalformedInputError(
+            "The run's train_log.jsonl has no training loss, so its loss curve cannot be drawn. Delete this file and run `make all` "
+            "again: it then trains again, and training logs the loss of at least one step."
+        )
+    return train, [(row["step"], row["eval_loss"]) for row in train_log if "eval_loss" in row]
 
 
-def change_histogram(changes: list[float], sign_test: Fields) -> Drawing:
+def losses_in_words(results: Results) -> str:
+    """First and last point of each curve."""
+    named = zip(("training", "validation"), loss_points(results.train_log), strict=True)
+    curves = [(name, points[0], points[-1]) for name, points in named if points]
+    return f"Line chart: {'; '.join(_curve_in_words(*curve) for curve in curves)}."
+
+
+def _curve_in_words(name: str, first: tuple[int, float], last: tuple[int, float]) -> str:
+    return f"{name} loss goes from {first[1]:.3f} at step {first[0]} to {last[1]:.3f} at step {last[0]}"
+
+
+def paint_losses(axes: Axes, results: Results) -> None:
+    """Training and validation loss by step."""
+    train, val = loss_points(results.train_log)
+    axes.plot(*zip(*train, strict=True), color=BLUE, linewidth=1.4, label="training")
+    if val:
+        axes.plot(*zip(*val, strict=True), color=RED, linewidth=1.4, marker="o", markersize=3.5, label="validation")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (nats per response token)")
+    axes.legend()
+
+
+def bin_edges(values: list[float]) -> np.ndarray:
+    """Edges of at most MOST_BINS bins of a round width (1, 2 or 5 times a power of ten), with one edge exactly at zero."""
+    locator = MaxNLocator(nbins=MOST_BINS - 2, steps=[1, 2, 5, 10])  # it may add a bin at each end
+    return locator.tick_values(min(*values, 0.0), max(*values, 0.0))
+
+
+def changes_in_words(results: Results) -> str:
+    """Number of examples on each side of zero."""
+    test = results.metrics.part("sign_test")
+    improved, worsened, unchanged = (test.number(key, "{:,}") for key in ("improved", "worsened", "unchanged"))
+    return f"Histogram around zero: {improved} examples improved, {worsened} worsened and {unchanged} did not change."
+
+
+def paint_changes(axes: Axes, results: Results) -> None:
     """Change of each test example's loss (nats per token), with the sign test's counts on either side of zero."""
-
-    def paint(axes: Axes) -> None:
-        parts = [[c for c in changes if c < 0], [c for c in changes if c == 0], [c for c in changes if c > 0]]
-        axes.hist(parts, bins=bin_edges(changes), stacked=True, color=[BLUE, GREY, RED], edgecolor="none", rwidth=0.9)
-        axes.axvline(0, color=BLACK, linewidth=1)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        for key, colour, side in (("improved", BLUE, "left"), ("worsened", RED, "right")):
-            axes.set_title(
-                sign_test.number(key, f"{{:,}} {key}"), loc=side, color=colour, fontweight="bold", fontsize=11
-            )
-        axes.set_xlabel("change of an example's loss (nats per token)")
-        axes.set_ylabel("test examples")
-
-    return _draw(paint)
+    changes = [loss_change(example) for example in results.examples]
+    parts = [[c for c in changes if c < 0], [c for c in changes if c == 0], [c for c in changes if c > 0]]
+    axes.hist(parts, bins=bin_edges(changes), stacked=True, color=[BLUE, GREY, RED], edgecolor="none", rwidth=0.9)
+    axes.axvline(0, color=BLACK, linewidth=1)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for key, colour, side in (("improved", BLUE, "left"), ("worsened", RED, "right")):
+        title = results.metrics.part("sign_test").number(key, f"{{:,}} {key}")
+        axes.set_title(title, loc=side, color=colour, fontweight="bold", fontsize=11)
+    axes.set_xlabel("change of an example's loss (nats per token)")
+    axes.set_ylabel("test examples")
 
 
-def length_histogram(lengths: dict[str, tuple[list, list]], what: str) -> Drawing:
-    """Lengths in tokens by split, as shares of the split, so that splits of different sizes can be compared.
-
-    Args:
-        lengths: by split, the bins' edges and their counts.
-        what: whose lengths.
-    """
-
-    def paint(axes: Axes) -> None:
-        for name, (colour, dashes, label) in SPLITS.items():
-            edges, counts = lengths[name]
-            shares = np.asarray(counts) / max(sum(counts), 1)
-            axes.stairs(shares, edges, color=colour, linestyle=dashes, linewidth=1.4, label=label, baseline=None)
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-        axes.set_xlabel(f"{what} length (tokens)")
-        axes.set_ylabel("share of the split")
-        axes.legend()
-
-    return _draw(paint)
+def lengths_in_words(results: Results, what: str) -> str:
+    """Median of each split; `what` is "prompt" or "response"."""
+    lengths = results.manifest.part("lengths")
+    medians = [f"{name} {lengths.part(name).part(what).number('median', '{:,.10g}')}" for name in SPLITS]
+    return f"Histogram. Median tokens: {', '.join(medians)}."
 
 
-def inline_svg(svg: bytes, name: str) -> str:
-    """A drawing as an element for the inside of an HTML page.
-
-    Ids get the figure's name, since a page must not have one twice; `style` attributes become plain ones, which a strict
-    content security policy allows; black follows the page's text colour and the white background goes, for dark pages.
-    """
-    root = ElementTree.fromstring(svg)
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")) or child.get("id") == BACKGROUND:
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]  # HTML knows SVG's elements without a namespace
-        attributes = {key.rpartition("}")[2]: value for key, value in element.items()}
-        attributes |= _declarations(attributes.pop("style", ""))
-        element.attrib.clear()
-        for key, value in attributes.items():
-            if key == "id":
-                value = f"{name}-{value}"
-            elif key == "href" or value.startswith("url(#"):
-                value = value.replace("#", f"#{name}-")
-            element.set(key, "currentColor" if value == BLACK else value)
-        if element.tag == "text":
-            element.attrib.setdefault("fill", "currentColor")
-    for key in ("width", "height", "version"):
-        del root.attrib[key]
-    root.attrib |= {"stroke-linejoin": "round", "stroke-linecap": "butt"}
-    root.attrib["aria-hidden"] = "true"  # the page describes it
-    return re.sub(r"\s*\n\s*", "\n", ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
+def paint_lengths(axes: Axes, results: Results, what: str) -> None:
+    """Lengths of prompts or responses in tokens, as shares of the split, so that splits of different sizes can be compared."""
+    for name, (colour, dashes, label) in LINES.items():
+        lengths = results.manifest.part("lengths").part(name).part(what)
+        shares = np.asarray(lengths["counts"]) / max(sum(lengths["counts"]), 1)
+        axes.stairs(shares, lengths["edges"], color=colour, linestyle=dashes, linewidth=1.4, label=label, baseline=None)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.set_xlabel(f"{what} length (tokens)")
+    axes.set_ylabel("share of the split")
+    axes.legend()
 
 
-def _declarations(style: str) -> dict[str, str]:
-    """A `style` attribute's declarations, all but the font family, which the page sets."""
-    pairs = dict(re.split(r":\s*", item.strip(), maxsplit=1) for item in style.split(";") if item.strip())
-    pairs.pop("font-family", None)
-    return pairs
+FIGURES = (
+    ReportFigure(
+        name="loss",
+        caption="Loss in training and validation",
+        source="train_log.jsonl",
+        alt=losses_in_words,
+        paint=paint_losses,
+    ),
+    ReportFigure(
+        name="change",
+        caption="Change of each test example's loss, fine-tuned minus base; left of zero is better",
+        source="examples.jsonl",
+        alt=changes_in_words,
+        paint=paint_changes,
+    ),
+    ReportFigure(
+        name="prompt_lengths",
+        caption="Prompt lengths by split, in tokens before cutting",
+        source="manifest.json",
+        alt=partial(lengths_in_words, what="prompt"),
+        paint=partial(paint_lengths, what="prompt"),
+    ),
+    ReportFigure(
+        name="response_lengths",
+        caption="Response lengths by split, in tokens before cutting",
+        source="manifest.json",
+        alt=partial(lengths_in_words, what="response"),
+        paint=partial(paint_lengths, what="response"),
+    ),
+)

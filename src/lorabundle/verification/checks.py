@@ -24,9 +24,10 @@ from lorabundle.core.files import (
 from lorabundle.core.fingerprint import LISTING, listing_of, paths
 from lorabundle.core.locks import read_lock
 from lorabundle.evaluation.aggregate import MODELS, summarise
-from lorabundle.evaluation.metrics import score_answers
+from lorabundle.evaluation.answer_scores import score_answers
 from lorabundle.evaluation.samples import samples
-from lorabundle.reporting.files import load_results, report_files, upper_part
+from lorabundle.reporting.report_files import report_files, upper_part
+from lorabundle.reporting.run_files import load_results
 from lorabundle.submission.contents import (
     DOCUMENTS,
     OPTIONAL,

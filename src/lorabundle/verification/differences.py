@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lorabundle.evaluation.tolerances import APART, SIZES, allowed, allowed_nats
+from lorabundle.evaluation.metrics import METRICS
+from lorabundle.evaluation.tolerances import SIZES, TOLERANCES, allowed, allowed_nats
 
 MEASURED = ("models", "delta", "kinds")
-DERIVED = ("perplexity", "correct")
+DERIVED = {"correct", *METRICS} - {*TOLERANCES}  # computed from other values
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def measured(expected: dict, found: dict) -> Iterator[Measured]:
     for group, pair in sorted(groups.items()):
         sizes = {name: pair[0]["models"]["base"][name] for name in SIZES}
         for path, one, other in _leaves((), *pair):
-            metric = next((name for name in path if name in APART), None)
+            metric = next((name for name in path if name in TOLERANCES), None)
             yield Measured(".".join((group, *path)), one, other, metric, path[:2] == ("models", "base"), sizes)
 
 

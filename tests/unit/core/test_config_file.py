@@ -64,6 +64,16 @@ def test_another_dataset_inherits_nothing_that_describes_the_shipped_one(workspa
     assert (tasks.source, tasks.packages) == ("reasoning_gym", [])
 
 
+def test_a_map_replaces_a_map_and_a_longer_key_changes_one_entry(workspace):
+    text = "extends: reasoning.yaml\nrun: mine\ndata:\n  tasks: {gcd: {size: 9, seed: 1}}\n"
+    assert list(load_config(write_config(text)).data.tasks) == ["gcd"]
+    tasks = load_config(Path("config/reasoning.yaml"), ["data.tasks={gcd: {size: 9, seed: 1}}"]).data.tasks
+    assert tasks == {"gcd": {"size": 9, "seed": 1}}
+    tasks = load_config(Path("config/reasoning.yaml"), ["data.tasks.gcd.size=9"]).data.tasks
+    assert tasks["gcd"] == {"size": 9, "seed": 15, "min_value": 1, "max_value": 50}
+    assert len(tasks) == 5
+
+
 def test_what_describes_another_source_is_an_error_where_a_user_sets_both(workspace):
     with pytest.raises(ConfigError, match=r"data\.packages goes only with data\.source: docstrings"):
         load_config(SMOKE, ["data.source=mine.csv", "data.packages=[toolz]"])

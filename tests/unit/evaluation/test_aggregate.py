@@ -6,23 +6,7 @@ import math
 import pytest
 
 from lorabundle.evaluation.aggregate import summarise
-
-
-def answer(nats: float, correct: int, text: str = "a", **scores) -> dict:
-    defaults = {"rouge1": 0.5, "rouge2": 0.0, "rougeL": 0.5, "chrf": 10.0, "exact_match": False, "repetition_rate": 0.0}
-    return {"nats": nats, "correct": correct, "text": text, "stopped": True} | defaults | scores
-
-
-def example(kind: str, tokens: int, base: dict, finetuned: dict, group: str = "") -> dict:
-    row = {"id": f"{kind}{tokens}", "group": group or f"{kind}{tokens}", "kind": kind, "reference": "a b"}
-    return row | {"tokens": tokens, "base": base, "finetuned": finetuned}
-
-
-EXAMPLES = [
-    example("x", 1, answer(9.0, 0), answer(1.0, 1, "a b", exact_match=True, rougeL=1.0)),
-    example("x", 9, answer(1.0, 9, stopped=False), answer(2.0, 8)),
-    example("y", 10, answer(10.0, 1), answer(7.0, 3)),
-]
+from tests.unit.evaluation.hand_made import EXAMPLES, WITH_VERIFIER
 
 
 def test_loss_is_per_token_and_not_a_mean_of_means():
@@ -52,7 +36,7 @@ def test_changes_and_sign_test():
     assert summary["bootstrap"] == {"resamples": 10_000, "seed": 0, "unit": "group", "units": 3}
 
 
-def test_kinds_are_summarised_alone():
+def test_each_kind_is_summarised_by_itself():
     kinds = summarise(EXAMPLES, seed=0)["kinds"]
     assert list(kinds) == ["x", "y"]
     assert kinds["x"]["models"]["base"]["loss"] == 1.0
@@ -63,12 +47,7 @@ def test_kinds_are_summarised_alone():
 
 def test_only_a_full_mark_counts_as_right():
     """reasoning-gym's verifiers give 0.05 and the like for a wrong answer in the right form."""
-    rows = [
-        example("x", tokens, answer(1.0, 0, score=0.05), answer(1.0, 0, score=mark))
-        for tokens, mark in [(1, 1.0), (2, 0.9)]
-    ]
-    rows[0]["majority"], rows[1]["majority"] = {"score": 1.0}, {"score": 1.0}
-    summary = summarise(rows, seed=0)
+    summary = summarise(WITH_VERIFIER, seed=0)
     models = summary["models"]
     assert summary["majority"]["correct"] == summary["kinds"]["x"]["majority"]["correct"] == 2
     assert models["base"]["accuracy"]["rate"] == 0.0

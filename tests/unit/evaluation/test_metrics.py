@@ -1,51 +1,77 @@
-"""Metrics of answers, on hand-worked cases."""
+"""The one table of metrics: everything that `aggregate` writes is in it, and everything in it has what its users need."""
 
 import math
 
 import pytest
 
-from lorabundle.evaluation.metrics import Rouge, SacreBleu, repetition_rate, sentence_chrf, unigram_baseline
+from lorabundle.evaluation.aggregate import MODELS, summarise
+from lorabundle.evaluation.metrics import METRICS, FollowsFrom, Tolerance
+from tests.unit.evaluation.hand_made import EXAMPLES, WITH_VERIFIER
+
+# Values beside the metrics that follow from the examples or from a metric
+DERIVED = {"tokens", "examples", "correct", "perplexity"}
 
 
-def test_rouge_by_hand():
-    """Prediction `the cat sat`, reference `the cat ran`: 2 of 3 words, 1 of 2 pairs, longest common run of 2."""
-    result = Rouge(keep_in_memory=True).compute(predictions=["the cat sat", "a"], references=["the cat ran", "a"])
-    assert result == {
-        "rouge1": [pytest.approx(2 / 3), 1.0],
-        "rouge2": [pytest.approx(1 / 2), 0.0],
-        "rougeL": [pytest.approx(2 / 3), 1.0],
-    }
+def numbers(value: dict | list | float, path: tuple = ()) -> list[tuple]:
+    """The path of every number in a JSON value."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [found for key, item in items for found in numbers(item, (*path, key))]
+    return [path]
 
 
-def test_bleu_by_hand():
-    """`a b c d e` for `a b c d f`: precisions 4/5, 3/4, 2/3, 1/2, equal lengths, so BLEU = (1/5) ** (1/4)."""
-    result = SacreBleu(keep_in_memory=True).compute(predictions=["a b c d e"], references=["a b c d f"])
-    assert result["bleu"] == pytest.approx(100 * 0.2**0.25)
-    assert result["length_ratio"] == 1.0
+@pytest.mark.parametrize("examples", [EXAMPLES, WITH_VERIFIER])
+def test_every_number_that_is_written_is_of_a_metric_with_a_tolerance(examples):
+    """`summarise` is asked, not a fixture: a metric that is added to it but not to the table is found here."""
+    summary = summarise(examples, seed=0)
+    measured = numbers({key: summary[key] for key in ("models", "delta", "kinds")})
+    assert len(measured) > 60
+    for path in measured:
+        named = [key for key in path if key in METRICS or key in DERIVED]
+        if "majority" in path:  # a guess without a model, which no machine makes differently
+            continue
+        assert named, f"{path} is not in METRICS"
+        assert path[-1] in DERIVED or isinstance(METRICS[named[0]].tolerance, Tolerance), f"{path} has no tolerance"
 
 
-def test_length_ratio_is_over_the_corpus():
-    result = SacreBleu(keep_in_memory=True).compute(predictions=["a b c", "a"], references=["a", "a b c d e f g"])
-    assert result["length_ratio"] == 4 / 8
+@pytest.mark.parametrize(("examples", "has_accuracy"), [(EXAMPLES, False), (WITH_VERIFIER, True)])
+def test_every_metric_of_the_table_is_written(examples, has_accuracy):
+    expected = {key for key, metric in METRICS.items() if has_accuracy or not metric.needs_verifier}
+    summary = summarise(examples, seed=0)
+    for name in MODELS:
+        assert set(summary["models"][name]) == expected | {"tokens", "examples"}
+    assert set(summary["delta"]) == {key for key, metric in METRICS.items() if metric.change}
+    by_kind = {key for key in expected if METRICS[key].by_kind}
+    assert set(summary["kinds"]["x"]["models"]["base"]) == by_kind | {"tokens", "examples"}
 
 
-def test_chrf_by_hand():
-    """`ab` for `ac`: 1 of 2 characters, 0 of 1 pair; the orders without n-grams are left out: F of precision 1/4, recall 1/4."""
-    assert sentence_chrf("ab", "ac") == pytest.approx(25.0)
-    assert sentence_chrf("abc", "abc") == 100.0
+def test_order_is_that_of_metrics_json():
+    """The file's bytes are part of a run's fingerprint."""
+    first = ["loss", "perplexity", "tokens", "examples", "token_accuracy", "rouge1", "rouge2", "rougeL", "bleu", "chrf"]
+    last = ["length_ratio", "exact_match", "stop_rate", "repetition_rate", "accuracy"]
+    assert list(summarise(WITH_VERIFIER, seed=0)["models"]["base"]) == first + last
+    kinds = summarise(WITH_VERIFIER, seed=0)["kinds"]["x"]["models"]["base"]
+    assert list(kinds) == ["loss", "tokens", "examples", "token_accuracy", "rougeL", "exact_match", "accuracy"]
 
 
-@pytest.mark.parametrize(
-    ("text", "rate"), [("a b c d", 0.0), ("a b c", 0.0), ("", 0.0), ("a a a a a", 1 / 2), ("a b c d a b c d", 1 / 5)]
-)
-def test_repetition_rate_by_hand(text, rate):
-    """`a b c d a b c d` has 5 four-grams: abcd bcda cdab dabc abcd, of which one is a repeat."""
-    assert repetition_rate(text) == pytest.approx(rate)
+def test_keys_and_headings_are_there_once():
+    assert all(key == metric.key for key, metric in METRICS.items())
+    assert len({metric.heading for metric in METRICS.values()}) == len(METRICS)
+    assert all(metric.explanation and not metric.explanation.endswith(".") for metric in METRICS.values())
 
 
-def test_unigram_by_hand():
-    """Train 0 0 1 over 4 tokens: p(0) = 3/7, p(1) = 2/7, p(unseen) = 1/7; always saying 0 is right once in three."""
-    result = unigram_baseline([0, 0, 1], [0, 1, 3], vocab_size=4)
-    assert result["loss"] == pytest.approx(-(math.log(3 / 7) + math.log(2 / 7) + math.log(1 / 7)) / 3)
-    assert result["perplexity"] == pytest.approx(math.exp(result["loss"]))
-    assert result["token_accuracy"] == pytest.approx(1 / 3)
+def test_what_follows_from_another_metric_follows_from_one_that_is_compared():
+    followers = {key: m.tolerance for key, m in METRICS.items() if isinstance(m.tolerance, FollowsFrom)}
+    assert set(followers) == {"perplexity"}
+    assert all(isinstance(METRICS[source.key].tolerance, Tolerance) for source in followers.values())
+
+
+def test_formats_show_a_number():
+    for metric in METRICS.values():
+        assert any(digit.isdigit() for digit in metric.format.format(math.pi))
+        assert not metric.seeds_format or metric.seeds_format.format(math.pi).startswith("3.1")
+
+
+def test_changes_are_of_columns_of_the_examples():
+    """The paired bootstrap needs a value for each example."""
+    assert all(metric.column for metric in METRICS.values() if metric.change)

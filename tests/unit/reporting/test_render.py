@@ -1,4 +1,4 @@
-"""Untrusted text means nothing in either rendering: not to a browser, not to a Markdown viewer, not to jinja2."""
+"""Untrusted text has no effect in either rendering: not in a browser, a Markdown viewer or jinja2."""
 
 import base64
 import hashlib
@@ -9,8 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from lorabundle import report
-from lorabundle.core.strict_json import Fields
-from lorabundle.reporting import figures, render
+from lorabundle.reporting import render
 from lorabundle.reporting.page import Code, Page, Paragraph, Section, Strong, Table
 from tests.fake_run import Document, run_files, write_run
 
@@ -180,11 +179,11 @@ def test_page_is_accessible(smoke):
     labels = [attrs["aria-label"] for _, attrs in document.elements if attrs.get("role") == "img"]
     assert len(labels) == tags.count("figure") == tags.count("svg") == 4
     assert labels[0].startswith("Line chart: training loss goes from 2.000 at step 1 to 1.500 at step 2; validation")
-    assert "3 improved, 1 worsened" in labels[1]
+    assert labels[1] == "Histogram around zero: 3 examples improved, 1 worsened and 0 did not change."
     assert labels[2] == "Histogram. Median tokens: train 10, val 11, test 12.5."
 
 
-def test_samples_stand_side_by_side_with_what_the_filter_goes_by(smoke):
+def test_samples_are_side_by_side_and_have_what_the_filter_reads(smoke):
     _, html = renderings(smoke, "tame", "tame")
     document = Document(html)
     samples = [attrs for tag, attrs in document.elements if tag == "article"]
@@ -195,30 +194,6 @@ def test_samples_stand_side_by_side_with_what_the_filter_goes_by(smoke):
     assert labels == ["Prompt, system", "Prompt, user", *answers, "Prompt", *answers, "Prompt", *answers]
     (form,) = (attrs for tag, attrs in document.elements if tag == "form")
     assert "hidden" in form  # the script shows it; without scripts all samples are there
-
-
-def test_bins_have_an_edge_at_zero():
-    edges = figures.bin_edges([-1.93, 0.31, 0.4])
-    assert 0.0 in edges
-    assert len(edges) <= 41
-    assert edges[0] <= -1.93
-    assert edges[-1] >= 0.4
-    assert edges[1] - edges[0] == pytest.approx(0.1)
-    assert list(figures.bin_edges([0.0, 0.0])) == [-0.5, 0.0, 0.5]
-    assert 0.0 in figures.bin_edges([2.5])
-
-
-def test_figures_follow_the_pages_colours_and_keep_their_words():
-    test = Fields({"improved": 2, "worsened": 1}, "metrics.json")
-    drawing = figures.change_histogram([-1.0, -0.5, 0.2], test)
-    assert drawing["png"][:4] == b"\x89PNG"
-    svg = figures.inline_svg(drawing["svg"], "change")
-    assert "2 improved" in svg
-    assert ">test examples<" in svg
-    assert "currentColor" in svg
-    for gone in ("#000000", "#ffffff", "style=", "<metadata", "xmlns"):
-        assert gone not in svg
-    assert figures.change_histogram([-1.0, -0.5, 0.2], test) == drawing
 
 
 def test_a_paragraph_is_the_same_in_both():

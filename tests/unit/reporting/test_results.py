@@ -4,29 +4,26 @@ import pytest
 
 from lorabundle.core.errors import MalformedInputError
 from lorabundle.core.strict_json import Fields
-from lorabundle.reporting.data_card import duplicates, kinds_table, lengths_table, rows_table, source_table
-from lorabundle.reporting.page import Code, Line, Table, parts
-from lorabundle.reporting.results import by_kind, changes_table, explanation, model_sentence, results_table, verdict
-from lorabundle.reporting.settings_and_machine import settings_tables
+from lorabundle.evaluation.metrics import METRICS
+from lorabundle.reporting.page import Samples
+from lorabundle.reporting.results import (
+    by_kind,
+    changes_table,
+    check_same_evaluation,
+    explanation,
+    model_sentence,
+    results_page,
+    results_table,
+    sample_blocks,
+    verdict,
+)
 from tests import fake_run
-
-
-def plain(line: Line) -> str:
-    return "".join(part if isinstance(part, str) else part.text for part in parts(line))
-
-
-def cells(table: Table) -> list[list[str]]:
-    return [[plain(cell) for cell in row] for row in table.rows]
+from tests.unit.reporting.plain_text import cells, plain
 
 
 @pytest.fixture
 def metrics():
     return fake_run.metrics()
-
-
-@pytest.fixture
-def manifest():
-    return fake_run.manifest()
 
 
 def verdict_lines(metrics: dict) -> list[str]:
@@ -52,7 +49,7 @@ def test_verdict_without_an_interval_claims_nothing(metrics):
 
 def test_warnings_stand_with_the_verdict(metrics):
     assert len(verdict_lines(metrics)) == 2
-    metrics["warnings"] = ["The base model's test loss is worse than token frequencies alone."]
+    metrics["warnings"] = ["The base model's test loss is worse than guessing by token frequencies."]
     assert verdict_lines(metrics)[2] == f"Warning: {metrics['warnings'][0]}"
 
 
@@ -68,7 +65,7 @@ def test_changes_are_judged_by_their_interval_and_direction(metrics):
     assert cells(changes_table(Fields(metrics, "metrics.json"))) == [
         ["Test loss (nats a token)", "better", "-0.5000", "-0.9000 to -0.1000"],
         ["Token accuracy (percentage points)", "better", "+7.50", "+1.00 to +12.00"],
-        ["ROUGE-L", "no measurable difference", "+0.0000", "-0.0200 to +0.0200"],
+        ["ROUGE-L (F1)", "no measurable difference", "+0.0000", "-0.0200 to +0.0200"],
     ]
     metrics["delta"]["loss"] = {"mean": 0.2, "ci95": [0.1, 0.3]}
     metrics["delta"]["token_accuracy"] = {"mean": -0.2, "ci95": [-0.3, -0.1]}
@@ -82,10 +79,8 @@ def test_changes_say_how_the_interval_was_made(metrics):
 
 def test_kinds(metrics):
     (table,) = by_kind(Fields(metrics, "metrics.json"))
-    assert cells(table)[0] == [
-        *("word", "3", "2.0667", "1.2333", "-0.8333", "-1.0000 to -0.7000"),
-        *("50.0% → 60.0%", "0.090 → 0.090", "0.0% → 0.0%"),
-    ]
+    losses = ["2.0667", "1.2333", "-0.8333", "-1.0000 to -0.7000"]
+    assert cells(table)[0] == ["word", "3", *losses, "50.0% → 60.0%", "0.090 → 0.090", "0.0% → 0.0%"]
 
 
 def with_accuracy(metrics: dict) -> Fields:
@@ -115,7 +110,7 @@ def test_accuracy_is_shown_where_there_is_one(metrics):
     assert "Wilson" in explanation(scored, 96)
 
 
-def test_accuracy_of_one_model_alone_is_a_hole(metrics):
+def test_accuracy_of_only_one_model_is_an_error(metrics):
     with_accuracy(metrics)
     del metrics["models"]["finetuned"]["accuracy"]
     with pytest.raises(MalformedInputError, match=r"has no models\.finetuned\.accuracy"):
@@ -135,86 +130,65 @@ def test_hub_model_is_named_with_its_commit():
     assert f"microsoft/Phi-3-mini-4k-instruct at commit {'f' * 40}." in sentence
 
 
-def test_what_became_of_the_rows(manifest):
-    assert cells(rows_table(Fields(manifest, "manifest.json"))) == [
-        ["Read", "20"],
-        ["Quarantined as faulty, in outputs/smoke/quarantine.jsonl", "2"],
-        ["of these: empty_completion", "2"],
-        ["Dropped: exact duplicate", "3"],
-        ["Dropped: near duplicate", "1"],
-        ["Dropped: over split limit", "2"],
-        ["In the splits", "12"],
+def test_every_metric_has_a_column_and_an_explanation(metrics):
+    shown = [metric for metric in METRICS.values() if not metric.needs_verifier]
+    fields = Fields(metrics, "metrics.json")
+    assert results_table(fields).header == ["Model", *(metric.heading for metric in shown)]
+    text = explanation(fields, 96)
+    assert text.startswith(
+        "The test split has 4 examples with 40 response tokens. Answers are greedy and have at most 96 tokens."
+    )
+    assert all(f" {metric.heading}: {metric.explanation}." in text for metric in shown)
+    assert "verifier" not in text
+
+
+def test_numbers_are_in_the_format_of_their_metric(metrics):
+    """The uniform guess has no ranking, and neither guess has answers."""
+    rows = {row[0]: row[1:] for row in cells(results_table(Fields(metrics, "metrics.json")))}
+    scores = ["0.100", "0.050", "0.090", "3.2", "12.3", "1.50", "0.0%", "25.0%", "12.5%"]
+    assert rows["Fine-tuned"] == ["1.5000", "4.48", "57.5%", *scores]
+    assert rows["Uniform guess (ln vocab)"] == ["10.8027", "49,152.00", *["–"] * 10]
+    assert rows["Token frequencies (unigram)"] == ["7.1000", "1,211.97", "5.0%", *["–"] * 9]
+
+
+def test_sections_are_in_their_order(smoke):
+    page = results_page(smoke, fake_run.results())
+    assert page.title == "Results of run smoke"
+    assert [section.title for section in page.sections] == [
+        "Results",
+        "Results by kind",
+        "Figures",
+        "Samples",
+        "Data card",
+        "Settings",
+        "Where the numbers come from",
     ]
 
 
-def test_nothing_quarantined_names_no_file(manifest):
-    manifest["quarantined"] = {"rows": 0, "causes": {}, "file": None}
-    assert ["Quarantined as faulty", "0"] in cells(rows_table(Fields(manifest, "manifest.json")))
+def test_examples_of_another_evaluation_are_refused(metrics):
+    examples = [Fields(row, "examples.jsonl") for row in fake_run.examples()]
+    check_same_evaluation(Fields(metrics, "metrics.json"), examples)
+    with pytest.raises(
+        MalformedInputError, match=r"is \(3, 30, \{'word': 2, 'sum': 1\}\) in examples\.jsonl and \(4, 40"
+    ):
+        check_same_evaluation(Fields(metrics, "metrics.json"), examples[1:])
 
 
-def test_unknown_licences_are_called_unknown(manifest):
-    manifest["licences"] = {}
-    table = cells(source_table(Fields(manifest, "manifest.json")))
-    assert table[1] == ["Format", "jsonl, shape alpaca; columns: prompt from instruction; completion from output"]
-    assert table[2] == ["Licences", "unknown: the data names none"]
-
-
-def test_lengths(manifest):
-    rows = cells(lengths_table(Fields(manifest, "manifest.json").part("lengths")))
-    assert rows[2] == ["test", "2", "12.5", "19.5", "20", "2", "8", "19.5", "20"]
-
-
-def duplicate_blocks(manifest: dict) -> list:
-    return duplicates(Fields(manifest, "manifest.json").part("duplicates"))
-
-
-def test_remaining_pairs_are_named(manifest):
-    counts, warning, named = duplicate_blocks(manifest)
-    assert cells(counts) == [
-        ["Before: among all records", "5", "7", "6", "0"],
-        ["After: within one split", "0", "1", "2", "0"],
-        ["After: across two splits", "0", "1", "0", "0"],
+def test_samples_have_prompt_answers_and_reference():
+    samples = [Fields(row, "samples.jsonl") for row in fake_run.samples()]
+    intro, block = sample_blocks(samples, 96)
+    assert plain(intro.line).startswith(
+        "3 test prompts with greedy answers of up to 96 tokens: 1 first, 1 largest gain, 1 "
+    )
+    assert isinstance(block, Samples)
+    first = block.samples[0]
+    assert [(text.label, text.text) for text in first.prompt] == [
+        ("Prompt, system", "Be brief."),
+        ("Prompt, user", "Question e1?"),
     ]
-    assert plain(warning.line).startswith("Warning: 1 pair of equal or near texts lies in two splits")
-    assert cells(named) == [["prompt", "e1 (test)", "t7 (train)", "0.93"]]
-
-
-def test_pairs_beyond_those_named_are_counted(manifest):
-    manifest["duplicates"]["after"]["across"]["completion"] = {"exact": 20, "near": 3}
-    _, warning, named = duplicate_blocks(manifest)
-    assert "24 pairs of equal or near texts lie in" in plain(warning.line)
-    assert named.caption == "Pairs that lie in two splits (1 of 24)"
-
-
-def test_answers_that_recur_are_told_from_questions_that_do(manifest):
-    across = manifest["duplicates"]["after"]["across"]
-    across["completion"] = {"exact": 23, "near": 0}
-    assert "All are completions" not in plain(duplicate_blocks(manifest)[1].line)
-    across["prompt"] = {"exact": 0, "near": 0}
-    assert "23 pairs" in plain(duplicate_blocks(manifest)[1].line)
-    assert "All are completions" in plain(duplicate_blocks(manifest)[1].line)
-
-
-def test_no_remaining_pair_is_said_too(manifest):
-    manifest["duplicates"] |= {"remaining": []}
-    manifest["duplicates"]["after"]["across"]["prompt"]["near"] = 0
-    _, sentence = duplicate_blocks(manifest)
-    assert sentence.line == "No pair of equal or near texts lies in two splits."
-
-
-def test_settings_are_all_there(smoke):
-    rows = dict(row for table in settings_tables(smoke) for row in cells(table))
-    assert rows["seed"] == "42"
-    assert rows["train.learning_rate"] == "0.001"
-    assert rows["lora.target_modules"] == "qkv_proj, o_proj, gate_up_proj, down_proj"
-    assert rows["model.revision"] == "null"
-    assert rows["train.gradient_checkpointing"] == "false"
-    sections = smoke.model_dump(exclude={"run", "seed", "numerics"})
-    assert set(rows) == {"seed", "numerics"} | {f"{name}.{key}" for name, values in sections.items() for key in values}
-
-
-def test_names_from_files_are_code(manifest):
-    manifest["splits"]["train"]["kinds"] = {"*bold*": 4}
-    table = kinds_table(Fields(manifest, "manifest.json").part("splits"))
-    assert [row[0] for row in table.rows] == [Code("*bold*"), Code("sum"), Code("word")]
-    assert cells(table)[0] == ["*bold*", "4", "0", "0"]
+    assert [(text.label, text.text, text.remark) for text in first.answers] == [
+        ("Base", "Base e1", "cut off at the length limit"),
+        ("Fine-tuned", "Fine-tuned e1", ""),
+        ("Reference", "Reference e1", ""),
+    ]
+    assert first.change == "change of loss -1.0000 nats a token"

@@ -9,7 +9,7 @@ import pytest
 from lorabundle import archive
 from lorabundle.core.config_file import load_config
 from lorabundle.core.files import sha256_file, write_json
-from lorabundle.evaluation.tolerances import APART, allowed
+from lorabundle.evaluation.tolerances import TOLERANCES, allowed
 from lorabundle.submission import reproduce
 from tests.fake_run import metrics
 from tests.fake_submission import COMMIT, default_files, documents, write_packed, write_records
@@ -37,7 +37,7 @@ def test_expected_numbers_and_tolerances(packed):
     models = metrics()["models"]
     tolerances = [f"{allowed('loss', models['base'], trained):.2g}" for trained in (False, True)]
     assert rows["loss"] == ["2.000000", "1.500000", *tolerances]
-    known = set(APART) & set(models["base"])
+    known = set(TOLERANCES) & set(models["base"])
     assert set(rows) == known
     assert len(known) >= 10
 
@@ -53,7 +53,7 @@ def test_share_of_right_answers_is_among_the_numbers(packed):
 
 def test_every_metric_that_is_compared_has_a_tolerance():
     follow = {"tokens", "examples", "perplexity"}  # counts, and the exponential of the loss
-    assert set(metrics()["models"]["base"]) - follow <= set(APART)
+    assert set(metrics()["models"]["base"]) - follow <= set(TOLERANCES)
 
 
 def test_portable_numerics_allow_no_difference(workspace):

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from lorabundle.evaluation.tolerances import APART, Apart, allowed
+from lorabundle.evaluation.metrics import Tolerance
+from lorabundle.evaluation.tolerances import TOLERANCES, allowed
 from lorabundle.verification.differences import compare, compare_examples, compare_metrics, measured
 from tests.fake_run import examples, metrics
 
@@ -80,7 +81,7 @@ def test_examples_of_an_adapter_trained_again_are_not_compared_one_by_one():
 def tolerance(monkeypatch) -> float:
     """0.02, the tolerance of a loss over the 40 test tokens: twice that of 160, for which the table is made here."""
     monkeypatch.setattr("lorabundle.evaluation.tolerances.SIZES", {"examples": 16, "tokens": 160})
-    monkeypatch.setitem(APART, "loss", Apart(0.005, 0.015, "tokens"))
+    monkeypatch.setitem(TOLERANCES, "loss", Tolerance(0.005, 0.015))
     return 0.02
 
 
@@ -144,15 +145,15 @@ def test_a_kind_may_have_any_name(tolerance, kind):
 
 def test_a_mean_over_fewer_may_differ_by_more_and_over_more_by_no_less():
     table = {"examples": 200, "tokens": 7800}
-    assert allowed("loss", table, trained=False) == 2 * APART["loss"].evaluated
-    assert allowed("loss", {"examples": 800, "tokens": 31200}, trained=True) == 2 * APART["loss"].trained
-    assert allowed("loss", table | {"tokens": 1950}, trained=False) == 4 * APART["loss"].evaluated
-    assert allowed("rougeL", table | {"examples": 50}, trained=True) == 4 * APART["rougeL"].trained
-    assert allowed("rougeL", table | {"tokens": 1950}, trained=True) == 2 * APART["rougeL"].trained
+    assert allowed("loss", table, trained=False) == 2 * TOLERANCES["loss"].evaluated
+    assert allowed("loss", {"examples": 800, "tokens": 31200}, trained=True) == 2 * TOLERANCES["loss"].trained
+    assert allowed("loss", table | {"tokens": 1950}, trained=False) == 4 * TOLERANCES["loss"].evaluated
+    assert allowed("rougeL", table | {"examples": 50}, trained=True) == 4 * TOLERANCES["rougeL"].trained
+    assert allowed("rougeL", table | {"tokens": 1950}, trained=True) == 2 * TOLERANCES["rougeL"].trained
 
 
 def test_training_again_allows_no_less_than_evaluating_again():
-    assert all(0 < apart.evaluated <= apart.trained for apart in APART.values())
+    assert all(0 < apart.evaluated <= apart.trained for apart in TOLERANCES.values())
 
 
 def test_what_follows_from_other_values_is_passed_over():

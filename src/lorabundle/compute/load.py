@@ -9,7 +9,7 @@ from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn import Linear4bit, Params4bit
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import load_peft_weights
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lorabundle.compute import cpu_probe
@@ -18,6 +18,7 @@ from lorabundle.core.errors import AdapterError, ConfigError, ModelFormatError
 from lorabundle.core.files import require
 from lorabundle.model.convert import FETCH_FIRST, check_architecture, quiet_libraries
 
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)  # of the libraries, for files that cannot be used
 SLICE = 64 * 2**14  # weights that are quantised at a time: a multiple of the block size
 
 
@@ -112,7 +113,7 @@ def load_base(config: Config) -> PreTrainedModel:
             resolve_attention(config.model.attn_implementation),
             config.model.load_in_4bit,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelFormatError(f"The weights in {folder} cannot be loaded: {error}. {FETCH_FIRST}") from error
     if report["missing_keys"] or report["unexpected_keys"]:  # transformers only warns, and draws random weights
         raise ModelFormatError(
@@ -153,7 +154,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     require(folder / "adapter_model.safetensors", "Run `make train` first.")
     try:
         adapted = PeftModel.from_pretrained(model, folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise AdapterError(f"The adapter in {folder} cannot be loaded onto the base model: {error}.") from error
     needed = {name.replace(".default.", ".") for name in adapted.state_dict() if ".lora_" in name}
     saved = set(load_peft_weights(str(folder), device="cpu"))

@@ -87,7 +87,7 @@ class LoraTrainer(SFTTrainer):
         super().log(logs | {"tokens": self.tokens_seen}, *args, **kwargs)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Write no card with each checkpoint: the adapter gets one at the end, with the final validation loss."""
+        """Write no TRL card: the adapter gets our card at the end, with the final validation loss."""
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         super()._save_checkpoint(*args, **kwargs)

@@ -86,7 +86,7 @@ def test_shorter_than_logging_steps_still_logs_a_training_loss(prepared):
     steps = ("train.max_steps=3", "train.eval_steps=5", "train.save_steps=5")
     adapters = [trained(prepared(*steps, *logging)) for logging in (often, seldom)]
     assert adapters[0] == adapters[1]
-    expected, found = (train_log(prepared(*logging)) for logging in (often, seldom))
+    expected, found = (train_log(prepared(*steps, *logging)) for logging in (often, seldom))
     assert [row["step"] for row in found if "loss" in row] == [3]
     assert [row["step"] for row in found if "eval_loss" in row] == [3]
     losses = [row["loss"] for row in expected if "loss" in row]

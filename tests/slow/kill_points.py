@@ -76,8 +76,8 @@ def run(overrides: list[str], last: int | None = None) -> list[str]:
         os.write(writer, json.dumps(watch.moments).encode())
         os._exit(code)
     os.close(writer)
-    with os.fdopen(reader) as told:
-        moments = json.loads(told.read() or "[]")
+    with os.fdopen(reader) as passed:
+        moments = json.loads(passed.read() or "[]")
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status != (0 if last is None else -signal.SIGKILL):
         sys.exit(f"kill_points: the training ended with {status}")

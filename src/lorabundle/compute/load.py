@@ -156,11 +156,11 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         adapted = PeftModel.from_pretrained(model, folder)
     except LOADING_ERRORS as error:
         raise AdapterError(f"The adapter in {folder} cannot be loaded onto the base model: {error}.") from error
-    needed = {name.replace(".default.", ".") for name in adapted.state_dict() if ".lora_" in name}
+    expected = {name.replace(".default.", ".") for name in adapted.state_dict() if ".lora_" in name}
     saved = set(load_peft_weights(str(folder), device="cpu"))
-    if needed != saved:
+    if expected != saved:
         raise AdapterError(
-            f"The adapter in {folder} does not fit the base model: missing {sorted(needed - saved)[:3]}, unexpected "
-            f"{sorted(saved - needed)[:3]}. Train it again for this base model."
+            f"The adapter in {folder} does not fit the base model: missing {sorted(expected - saved)[:3]}, unexpected "
+            f"{sorted(saved - expected)[:3]}. Train it again for this base model."
         )
     return adapted.eval()

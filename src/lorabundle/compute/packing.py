@@ -231,12 +231,12 @@ def mask(group: Group, sliding_window: int | None, dtype: torch.dtype) -> torch.
 def _eager(query, key, value, mask, scaling, dropout):
     """Softmax attention in two batched products: query heads that share a key head are rows of one matrix."""
     heads, rows, length, size = query.shape
-    sharing = heads // len(key)
-    stacked = query.unflatten(0, (-1, sharing)).transpose(1, 2).reshape(-1, sharing * length, size)
-    scores = torch.baddbmm(mask.repeat(sharing, 1), stacked, key.flatten(0, 1).transpose(1, 2), alpha=scaling)
+    heads_per_key = heads // len(key)
+    stacked = query.unflatten(0, (-1, heads_per_key)).transpose(1, 2).reshape(-1, heads_per_key * length, size)
+    scores = torch.baddbmm(mask.repeat(heads_per_key, 1), stacked, key.flatten(0, 1).transpose(1, 2), alpha=scaling)
     weights = drop(scores.softmax(dim=-1), dropout)
     output = weights @ value.flatten(0, 1)
-    return output.view(-1, rows, sharing, length, size).transpose(1, 2).reshape(query.shape)
+    return output.view(-1, rows, heads_per_key, length, size).transpose(1, 2).reshape(query.shape)
 
 
 def _sdpa(query, key, value, mask, scaling, dropout):

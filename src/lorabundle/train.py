@@ -1,10 +1,10 @@
 """Fine-tune a LoRA adapter with TRL's `SFTTrainer`, on the CPU.
 
 Reads `data/models/<name>/` and `data/processed/{train,val}/`. Writes, below `outputs/<run>/`, `checkpoints/` on a schedule,
-`train_log.jsonl`, `environment.json`, and at the end `adapter/`, which a new process then reloads and compares.
+`train_log.jsonl`, `environment.json`, and at the end `adapter/`, which a new process then loads and compares.
 
 Run as: python -m lorabundle.train --config config/default.yaml
-After an interruption the same command goes on from the last complete checkpoint.
+After an interruption the same command resumes from the last complete checkpoint.
 """
 
 import gc
@@ -12,9 +12,10 @@ import json
 import logging
 import shutil
 import sys
+from pathlib import Path
 
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from peft import PeftModel
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerState, set_seed
 
@@ -27,7 +28,7 @@ from lorabundle.core.files import atomic_dir, read_json, write_json
 from lorabundle.core.stage import Artifacts, run_stage
 from lorabundle.model.convert import check_architecture, check_unchanged, load_tokenizer
 from lorabundle.training import checkpoints, environment, memory, step
-from lorabundle.training.callbacks import Journal
+from lorabundle.training.callbacks import TrainingLog
 from lorabundle.training.model_card import model_card
 from lorabundle.training.reload_check import plain_logits, reload_in_new_process
 from lorabundle.training.trainer import LoraTrainer, largest_rows, sft_config
@@ -37,81 +38,103 @@ log = logging.getLogger("lorabundle.train")
 DATA_FIRST = "Run `make data` first."
 
 
-def run(run_config: Config) -> Artifacts:
-    """Train, or go on training, and save the adapter."""
-    numerics.prepare(run_config)
+def run(requested: Config) -> Artifacts:
+    """Train, or resume training, and save the adapter.
+
+    `requested` is the config that the user gave; `fitting` is the one that the training uses, which may save memory.
+    """
+    numerics.prepare(requested)
     manifest = read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
-    rows = {n: load_from_disk(config.PROCESSED / n).select_columns(["input_ids", "labels"]) for n in ("train", "val")}
-    tokenizer = load_tokenizer(run_config.model_dir)
-    check_unchanged(run_config.model_dir)
-    check_architecture(run_config.model_dir)
-    settings = AutoConfig.from_pretrained(run_config.model_dir)
-    shared = step.sharable_start(settings, run_config.lora.lora_dropout, rows["train"])
-    asked = run_config
-    run_config, needed = memory.fit(asked, *largest_rows(asked, rows["train"], shared))
-    log.info("memory, reckoned from shapes:\n%s", memory.table(needed))
-    decided = run_config.train.model_dump(
-        include={"max_tokens", "gradient_checkpointing"}
-    )  # by the memory that is free
-    facts = environment.describe(run_config) | {"memory_estimate_bytes": needed, "train": decided}
-    write_json(run_config.run_dir / "environment.json", facts)
+    check_unchanged(requested.model_dir)
+    check_architecture(requested.model_dir)
+    splits = {n: load_from_disk(config.PROCESSED / n).select_columns(["input_ids", "labels"]) for n in ("train", "val")}
+    model_config = AutoConfig.from_pretrained(requested.model_dir)
+    shared_tokens = step.count_sharable_tokens(model_config, requested.lora.lora_dropout, splits["train"])
+    fitting = fit_memory(requested, splits["train"], shared_tokens)
 
-    set_seed(run_config.seed)  # LoRA's A matrices are drawn when the adapter is attached
-    model = attach_lora(load_base(run_config), run_config)
+    fingerprint = checkpoints.training_fingerprint(fitting, manifest)
+    checkpoint = checkpoints.last_checkpoint(fitting, fingerprint)
+    trainer = make_trainer(fitting, splits, shared_tokens, fingerprint)
+    train_or_resume(trainer, checkpoint)
+    save_adapter(trainer.model, fitting, model_card(requested, manifest, last_val_loss(trainer.state)))
+
+    input_ids = torch.tensor([splits["val"][0]["input_ids"]])
+    unfuse(trainer.model)  # the new process has PEFT's layers
+    logits = plain_logits(trainer.model.eval(), input_ids)
+    del trainer  # the new process needs the memory
+    gc.collect()
+    difference = reload_in_new_process(fitting, fitting.adapter_dir, input_ids, logits)
+    log.info("adapter reloaded in a new process: largest logit difference %g", difference)
+    checkpoints.mark_finished(fitting, fingerprint)
+    written = [fitting.run_dir / name for name in ("train_log.jsonl", "environment.json")]
+    return Artifacts(
+        inputs=[fitting.model_dir, config.PROCESSED / "train", config.PROCESSED / "val"],
+        outputs=[fitting.adapter_dir, *written],
+    )
+
+
+def fit_memory(requested: Config, rows: Dataset, shared_tokens: int) -> Config:
+    """The config to train with, which fits into the free memory. Writes `environment.json`.
+
+    Raises:
+        MemoryExhaustedError: there is none; the message says what to change.
+    """
+    pass_rows, num_pass_sizes = largest_rows(requested, rows, shared_tokens)
+    fitting, memory_estimate = memory.fit(requested, pass_rows, shared_tokens, num_pass_sizes)
+    log.info("estimated memory:\n%s", memory.table(memory_estimate))
+    decided = fitting.train.model_dump(include={"max_tokens", "gradient_checkpointing"})  # by the free memory
+    facts = environment.describe(fitting) | {"memory_estimate_bytes": memory_estimate, "train": decided}
+    write_json(fitting.run_dir / "environment.json", facts)
+    return fitting
+
+
+def make_trainer(fitting: Config, splits: dict[str, Dataset], shared_tokens: int, fingerprint: str) -> LoraTrainer:
+    """The base model with a new adapter, in a trainer that logs as we do."""
+    tokenizer = load_tokenizer(fitting.model_dir)
+    set_seed(fitting.seed)  # attaching the adapter draws LoRA's A matrices
+    model = attach_lora(load_base(fitting), fitting)
     trainable, total = model.get_nb_trainable_parameters()
-    log.info("training %.2f M of %.1f M parameters on %d examples", trainable / 1e6, total / 1e6, len(rows["train"]))
-
-    folder = run_config.run_dir / "checkpoints"
-    fingerprint = checkpoints.training_fingerprint(run_config, manifest)
-    checkpoint = checkpoints.last_checkpoint(folder, fingerprint)
+    num_examples = len(splits["train"])
+    log.info("training %.2f M of %.1f M parameters on %d examples", trainable / 1e6, total / 1e6, num_examples)
     trainer = LoraTrainer(
         model=model,
-        args=sft_config(run_config, folder),
-        train_dataset=rows["train"],
-        eval_dataset=rows["val"],
+        args=sft_config(fitting, checkpoints.folder(fitting)),
+        train_dataset=splits["train"],
+        eval_dataset=splits["val"],
         processing_class=tokenizer,
-        callbacks=[Journal(run_config.run_dir / "train_log.jsonl")],
+        callbacks=[TrainingLog(fitting.run_dir / "train_log.jsonl")],
         fingerprint=fingerprint,
-        val_rows=rows["val"].to_list(),
-        max_tokens=run_config.train.max_tokens,
-        shared=shared,
+        val_rows=splits["val"].to_list(),
+        max_tokens=fitting.train.max_tokens,
+        shared_tokens=shared_tokens,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    if checkpoint:
-        log.info("resuming from %s", checkpoint)
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        trainer.tokens_seen = max(entry.get("tokens", 0) for entry in state.log_history)
-    # Stopped after the last step: the trainer would take one more
-    if checkpoint and state.global_step >= state.max_steps:
+    return trainer
+
+
+def train_or_resume(trainer: LoraTrainer, checkpoint: Path | None) -> None:
+    """Train to the last step, from the checkpoint if there is one."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    log.info("resuming from %s", checkpoint)
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer.tokens_seen = max(entry.get("tokens", 0) for entry in state.log_history)
+    if state.global_step < state.max_steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    else:  # stopped after the last step: `train` would take another one
         trainer.state = state
         trainer._load_from_checkpoint(str(checkpoint))
-    else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-    validations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    is_last = bool(validations) and validations[-1]["step"] == trainer.state.global_step
-    val_loss = validations[-1]["eval_loss"] if is_last else trainer.evaluate()["eval_loss"]
-    save_adapter(trainer.model, run_config, model_card(asked, manifest, val_loss))
-    input_ids = torch.tensor([rows["val"][0]["input_ids"]])
-    unfuse(trainer.model)  # the new process has PEFT's layers
-    logits = plain_logits(trainer.model.eval(), input_ids)
-    del trainer, model  # the new process needs the memory
-    gc.collect()
-    difference = reload_in_new_process(run_config, run_config.adapter_dir, input_ids, logits)
-    log.info("adapter reloaded in a new process: largest logit difference %g", difference)
-    write_json(folder / checkpoints.FINISHED, {"fingerprint": fingerprint})
-    return Artifacts(
-        inputs=[run_config.model_dir, config.PROCESSED / "train", config.PROCESSED / "val"],
-        outputs=[
-            run_config.adapter_dir,
-            *(run_config.run_dir / name for name in ("train_log.jsonl", "environment.json")),
-        ],
-    )
 
 
-def save_adapter(model: PeftModel, run_config: Config, model_card: str) -> None:
-    """Write `adapter/` whole: weights and config in PEFT's format, the base model's tokenizer, and a model card."""
+def last_val_loss(state: TrainerState) -> float:
+    """Validation loss after the last step, in nats a response token. The trainer always validates there."""
+    return next(entry["eval_loss"] for entry in reversed(state.log_history) if "eval_loss" in entry)
+
+
+def save_adapter(model: PeftModel, run_config: Config, card: str) -> None:
+    """Write `adapter/` atomically: weights and config in PEFT's format, the base model's tokenizer, and the model card."""
     with atomic_dir(run_config.adapter_dir) as folder:
         # "auto" would ask the hub whether the base model's vocabulary has changed
         model.save_pretrained(folder, save_embedding_layers=False)
@@ -121,7 +144,7 @@ def save_adapter(model: PeftModel, run_config: Config, model_card: str) -> None:
         for file in (run_config.model_dir / name for name in config.TOKENIZER_FILES):
             if file.exists():
                 shutil.copyfile(file, folder / file.name)
-        (folder / "README.md").write_text(model_card, encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,3 @@
-"""Measurements beside the stock libraries: `make bench`."""
+"""Measurements of our code compared with the stock libraries: `make bench`."""
 
-import lorabundle  # noqa: F401  first, because it sets what torch reads when it is imported
+import lorabundle  # noqa: F401  first, because torch reads its settings when it is imported

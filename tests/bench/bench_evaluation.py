@@ -1,9 +1,8 @@
-"""Speed of our scoring and generation beside the stock ones, on a run's base model and the prompts of its test split.
+"""Speed of our scoring and generation, compared with the stock ones, on a run's base model and the prompts of its test split.
 
-- scoring: `score_responses` beside `SFTTrainer.evaluate` at its defaults (batches of
-  8, with its own loss, entropy and accuracy) in the same dtype. Where that is float32, also beside its default bf16=True,
-  which saves time by computing less exactly.
-- generation: `generate` beside transformers' greedy `generate`, one prompt at a time.
+- scoring: `score_responses` compared with `SFTTrainer.evaluate` at its defaults (batches of 8, with its own loss, entropy and
+  accuracy) in the same dtype. If that is float32, also with its default bf16=True, which saves time by computing less exactly.
+- generation: `generate` compared with transformers' greedy `generate`, one prompt at a time.
 
 The sides get the same rows and take turns; their results are compared. Tokens a second are the rows' own, without padding.
 Reads `data/models/<name>/` and `data/processed/test/`; writes `outputs/bench/evaluation.json` and `evaluation.md`.
@@ -29,11 +28,11 @@ from lorabundle.compute.load import load_base
 from lorabundle.compute.scoring import Score, mean_loss, score_responses
 from lorabundle.core import config
 from lorabundle.core.config import Config
-from lorabundle.core.config_file import load_config
+from lorabundle.core.config_file import add_arguments, load_config
 from lorabundle.core.files import write_json
 from lorabundle.model import prompts
 from lorabundle.model.convert import load_tokenizer
-from lorabundle.training.environment import environment
+from lorabundle.training.environment import describe
 
 OUTPUT = Path("outputs/bench")
 REPEATS = 3
@@ -43,7 +42,7 @@ WARM_UP = 2  # rows
 
 
 def take_turns(runs: dict[str, Callable[[], object]]) -> tuple[dict[str, list[float]], dict[str, object]]:
-    """Each side's seconds and its result. The machine's mood changes slowly, and so meets all sides alike."""
+    """Each side's seconds and its result. The machine's speed drifts slowly; taking turns, all sides meet it alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     results = {}
     for repeat in range(REPEATS):
@@ -68,13 +67,13 @@ def compare(tokens: int, seconds: dict[str, list[float]]) -> dict:
 
 
 def require_close(name: str, stock: float, ours: float, tolerance: float) -> None:
-    """Stop unless both sides came to the same number: else they did not do the same work."""
+    """Stop unless both sides gave the same number: else they did not do the same work."""
     if not abs(stock - ours) <= tolerance:
         sys.exit(f"bench: error: {name}: the stock side gives {stock}, ours {ours}. Their speeds cannot be compared.")
 
 
 def sft_trainer(run_config: Config, rows: Dataset, folder: str, bf16: bool) -> SFTTrainer:
-    """TRL's trainer at its defaults, but for the device, the dtype and what it prints."""
+    """TRL's trainer at its defaults, except for the device, the dtype and what it prints."""
     trainer = SFTTrainer(
         model=load_base(run_config),
         args=SFTConfig(output_dir=folder, use_cpu=True, bf16=bf16, report_to="none", disable_tqdm=True),
@@ -87,13 +86,13 @@ def sft_trainer(run_config: Config, rows: Dataset, folder: str, bf16: bool) -> S
 
 
 def trainer_loss(scores: list[Score], batch_size: int) -> float:
-    """Our scores averaged as the trainer does it: tokens' mean in each batch, then the batches' mean by rows."""
+    """Our scores averaged as the trainer does it: the mean over tokens in each batch, then the batches' mean by rows."""
     batches = [scores[first : first + batch_size] for first in range(0, len(scores), batch_size)]
     return mean(mean_loss(batch) for batch in batches for _ in batch)
 
 
 def bench_scoring(run_config: Config, model: PreTrainedModel, rows: Dataset) -> dict:
-    """`score_responses` beside `SFTTrainer.evaluate`."""
+    """`score_responses` compared with `SFTTrainer.evaluate`."""
     is_float32 = model.dtype is torch.float32
     examples = rows.to_list()
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +111,7 @@ def bench_scoring(run_config: Config, model: PreTrainedModel, rows: Dataset) -> 
 
 
 def bench_generation(run_config: Config, model: PreTrainedModel, rows: Dataset, max_new_tokens: int) -> dict:
-    """`generate` beside transformers' `generate`, one prompt at a time."""
+    """`generate` compared with transformers' `generate`, one prompt at a time."""
     tokenizer = load_tokenizer(run_config.model_dir)
     stop = prompts.end_of_turn_id(tokenizer)
     settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop, pad_token_id=stop)
@@ -135,14 +134,14 @@ def bench_generation(run_config: Config, model: PreTrainedModel, rows: Dataset, 
     seconds, results = take_turns({"one by one": lambda: one_by_one(prompt_ids), "generate": lambda: ours(prompt_ids)})
     texts = [tokenizer.decode(new_ids, skip_special_tokens=True).strip() for new_ids in results["one by one"]]
     different = sum(text != own.text for text, own in zip(texts, results["generate"], strict=True))
-    if model.dtype is torch.float32:  # in bfloat16 rounding decides between tokens that are nearly as likely
+    if model.dtype is torch.float32:  # in bfloat16, rounding decides between tokens that are almost equally likely
         require_close("texts that differ", 0, different, 0)
     result = compare(sum(len(new_ids) for new_ids in results["one by one"]), seconds)
     return {"prompts": len(rows), "max_new_tokens": max_new_tokens, "texts_that_differ": different} | result
 
 
 def markdown(result: dict) -> str:
-    """The measurements as two tables, with what they were taken on."""
+    """The measurements as two tables, with the machine they were taken on."""
     environment, parts = result["environment"], []
     for name in ("scoring", "generation"):
         part = result[name]
@@ -166,7 +165,7 @@ def markdown(result: dict) -> str:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_arguments(parser)
+    add_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="fewer rows and shorter answers")
     arguments = parser.parse_args()
     run_config, size = load_config(arguments.config, arguments.set), QUICK if arguments.quick else FULL
@@ -177,7 +176,7 @@ def main() -> None:
     result = {
         "schema": 1,
         "run": run_config.run,
-        "environment": environment(run_config),
+        "environment": describe(run_config),
         "scoring": bench_scoring(run_config, model, rows.select_columns(["input_ids", "labels"])),
         "generation": bench_generation(run_config, model, prompt_rows, size["max_new_tokens"]),
     }

@@ -1,7 +1,7 @@
 """Speed and peak memory of our step at Phi-3-mini's size: its geometry (3.82 B parameters) with random weights.
 
-Makes `data/models/phi-3-mini-random/` (7.6 GB) if it is not there. One step of 16 of the run's training rows a turn, their
-token ids folded into Phi-3-mini's vocabulary, in bfloat16 and over a 4-bit base. Writes `outputs/bench/geometry.json` and
+Makes `data/models/phi-3-mini-random/` (7.6 GB) if it is not there. A turn is one step of 16 of the run's training rows, their
+token ids modulo Phi-3-mini's vocabulary, in bfloat16 and over a 4-bit base. Writes `outputs/bench/geometry.json` and
 `geometry.md`.
 
 Run as: make bench (left out by QUICK=1)
@@ -15,11 +15,11 @@ from datasets import load_from_disk
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from lorabundle.core import config
-from lorabundle.core.config_file import load_config
+from lorabundle.core.config_file import add_arguments, load_config
 from lorabundle.core.files import atomic_dir, write_json
-from lorabundle.training.environment import environment
+from lorabundle.training.environment import describe
 from tests.bench.bench_evaluation import OUTPUT, REPEATS
-from tests.bench.bench_training import measure
+from tests.bench.bench_training import Side, measure
 
 NAME = "phi-3-mini-random"
 GEOMETRY = {  # of microsoft/Phi-3-mini-4k-instruct
@@ -37,14 +37,14 @@ GEOMETRY = {  # of microsoft/Phi-3-mini-4k-instruct
 }
 SETTINGS = ["model.name=" + NAME, "train.max_tokens=256"]
 SIDES = {
-    "bfloat16": (["ours", "bfloat16"], {}),
-    "bfloat16, passes of 128 tokens": (["ours", "bfloat16", "train.max_tokens=128"], {}),
-    "4-bit, checkpointing": (["ours", "bfloat16", "model.load_in_4bit=true", "train.gradient_checkpointing=true"], {}),
+    "bfloat16": Side("ours", "bfloat16"),
+    "bfloat16, passes of 128 tokens": Side("ours", "bfloat16", ["train.max_tokens=128"]),
+    "4-bit, checkpointing": Side("ours", "bfloat16", ["model.load_in_4bit=true", "train.gradient_checkpointing=true"]),
 }
 
 
 def make_model(run_config: config.Config) -> None:
-    """Save a model of Phi-3-mini's shapes, with the run's tokenizer beside it."""
+    """Save a model of Phi-3-mini's shapes, with the run's tokenizer next to it."""
     folder = config.MODELS / NAME
     if (folder / "config.json").is_file():
         return
@@ -61,7 +61,7 @@ def make_model(run_config: config.Config) -> None:
 
 
 def markdown(result: dict) -> str:
-    """The measurements as a table, with what they were taken on."""
+    """The measurements as a table, with the machine they were taken on."""
     environment, part = result["environment"], result["part"]
     lines = [
         f"Phi-3-mini's geometry with random weights, one step of 16 rows a turn ({part['tokens']:,} tokens), medians of "
@@ -82,7 +82,7 @@ def markdown(result: dict) -> str:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args()
     run_config = load_config(arguments.config, arguments.set)
     make_model(run_config)
@@ -90,7 +90,7 @@ def main() -> None:
         load_from_disk(config.PROCESSED / "train").select_columns(["input_ids", "labels"]).select(range(16)).to_list()
     )
     arguments.set = [*arguments.set, *SETTINGS]
-    result = {"schema": 1, "environment": environment(run_config), "part": {}}
+    result = {"schema": 1, "environment": describe(run_config), "part": {}}
     parts = [measure({name: side}, rows, 1, arguments) for name, side in SIDES.items()]  # one at a time in memory
     for key in parts[0]:
         values = [part[key] for part in parts]

@@ -1,7 +1,7 @@
 """Time and peak memory of preprocess and train on a sixteenth, a quarter and all of the data, with one thread and with two.
 
-The data are the records that the run's preprocess built from packages; training takes as large a share of `EXAMPLES`. Each
-stage is a process of its own, in a project of its own. Writes `outputs/bench/scaling.json` and `scaling.md`.
+The data are the records that the run's preprocess built from packages; training takes the same share of `EXAMPLES`. Each stage
+is a new process in a new project. Writes `outputs/bench/scaling.json` and `scaling.md`.
 
 Run as: make bench (left out by QUICK=1)
 """
@@ -16,15 +16,15 @@ from itertools import islice
 from pathlib import Path
 
 from lorabundle.core import config
-from lorabundle.core.config_file import load_config
+from lorabundle.core.config_file import add_arguments, load_config
 from lorabundle.core.files import read_json, write_json
 
-SHARES = (16, 4, 1)  # of the data, one in so many
+SHARES = (16, 4, 1)  # of the data: every 16th record, every 4th, all
 EXAMPLES = 640
 THREADS = (1, 2)
 SETTINGS = ["run=scaling", "data.source=data.jsonl", "data.packages=[]", "data.max_val_examples=20"]
 SETTINGS += ["train.eval_steps=1000", "train.save_steps=1000"]
-OUTPUT = Path("outputs/bench")  # nothing large is imported: a child's peak memory would start at this process's
+OUTPUT = Path("outputs/bench")  # no large library is imported, because a child's peak memory starts at this process's
 
 
 def project(folder: Path, run_config: config.Config) -> None:
@@ -70,12 +70,12 @@ def markdown(rows: list[dict]) -> str:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config.add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args()
     run_config = load_config(arguments.config, arguments.set)
     lines = (config.RAW / f"{run_config.data.source}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     probed = read_json(Path("outputs/.probe.json"), "Run bench_training first.")
-    # Whatever a probe on one thread says
+    # Not what a probe on one thread would choose
     same = [f"model.{key}={probed[key]}" for key in ("dtype", "attn_implementation")]
     measured = []
     for share in SHARES:

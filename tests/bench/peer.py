@@ -1,10 +1,10 @@
-"""One side of the training benchmark, in a process of its own: TRL's `SFTTrainer` at its defaults, or this project's step.
+"""One side of the training benchmark, as its own process: TRL's `SFTTrainer` at its defaults, or this project's step.
 
-Started by `bench_training`, which asks for one turn after the other by a line with a seed on stdin. Each answer is a line of
-JSON: when it is ready {"ready_seconds"} since its start, then, for each turn over the rows with an adapter made anew,
-{"seconds", "losses", "peak_rss_bytes", "val_loss"}.
+Started by `bench_training`, which asks for each turn by a line with a seed on stdin. Each answer is a line of JSON: first, when
+it is ready, {"ready_seconds", "dtype"}; then, for each turn over the rows with a new adapter, {"seconds", "losses",
+"peak_rss_bytes", "val_loss"}.
 
-Run as: python -m tests.bench.peer stock|ours float32|bfloat16|auto ROWS VAL_ROWS --config config/default.yaml
+Run as: python -m tests.bench.peer stock|ours float32|bfloat16 ROWS VAL_ROWS --config config/default.yaml
 """
 
 import argparse
@@ -24,7 +24,7 @@ from lorabundle.compute import numerics
 from lorabundle.compute.load import attach_lora, load_base
 from lorabundle.compute.scoring import mean_loss, score_responses
 from lorabundle.core import config
-from lorabundle.core.config_file import load_config
+from lorabundle.core.config_file import add_arguments, load_config
 from lorabundle.core.stage import peak_rss_bytes
 from lorabundle.model.convert import load_tokenizer
 from lorabundle.model.prompts import IGNORE_INDEX
@@ -52,7 +52,7 @@ def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrain
     common |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     set_seed(run_config.seed)
     dtype = run_config.model.dtype
-    if side == "stock":  # autocast over float32 weights is how it does bfloat16
+    if side == "stock":  # for bfloat16 it uses autocast over float32 weights
         run_config = run_config.model_copy(update={"model": run_config.model.model_copy(update={"dtype": "float32"})})
     model = attach_lora(load_base(run_config), run_config)
     given = {"model": model, "train_dataset": rows, "processing_class": load_tokenizer(run_config.model_dir)}
@@ -63,9 +63,14 @@ def trainer(side: str, run_config: config.Config, rows, folder: str) -> SFTTrain
     else:
         steps = {"per_device_train_batch_size": EFFECTIVE_BATCH, "bf16": False}
         steps |= {"gradient_checkpointing": run_config.train.gradient_checkpointing}
-        shared = step.sharable_start(model.get_base_model().config, run_config.lora.lora_dropout, rows)
-        extra = {"fingerprint": "", "val_rows": [], "max_tokens": run_config.train.max_tokens, "shared": shared}
-        result = LoraTrainer(args=SFTConfig(folder, **steps, **common), **given, **extra)
+        result = LoraTrainer(
+            args=SFTConfig(folder, **steps, **common),
+            fingerprint="",
+            val_rows=[],
+            max_tokens=run_config.train.max_tokens,
+            shared_tokens=step.count_sharable_tokens(model.get_base_model().config, run_config.lora.lora_dropout, rows),
+            **given,
+        )
     result.remove_callback(PrinterCallback)
     return result
 
@@ -77,7 +82,7 @@ def load_rows(split: str, number: int, vocabulary: int) -> list[dict]:
 
 
 def restart(peer: SFTTrainer, seed: int) -> None:
-    """An adapter and an order of the rows by another seed: the same on all sides."""
+    """A new adapter and order of the rows by the seed: the same on all sides."""
     peer.args.seed = seed
     peer.optimizer = peer.lr_scheduler = None
     set_seed(seed)
@@ -87,7 +92,7 @@ def restart(peer: SFTTrainer, seed: int) -> None:
 
 
 def folded(row: dict, vocabulary: int) -> dict:
-    """The row with ids that a model of that vocabulary has: the same ids, unless it is the smaller one of another model."""
+    """The row with its ids modulo the vocabulary: another model's may be smaller than the one that the row was made for."""
     labels = [label if label == IGNORE_INDEX else label % vocabulary for label in row["labels"]]
     return {"input_ids": [token % vocabulary for token in row["input_ids"]], "labels": labels}
 
@@ -98,10 +103,10 @@ def main() -> None:
     os.dup2(2, 1)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=["stock", "ours"])
-    parser.add_argument("dtype")
+    parser.add_argument("dtype", choices=["float32", "bfloat16"])
     parser.add_argument("rows", type=int)
     parser.add_argument("val_rows", type=int)
-    config.add_arguments(parser)
+    add_arguments(parser)
     arguments = parser.parse_args()
     run_config = load_config(arguments.config, [*arguments.set, f"model.dtype={arguments.dtype}"])
     numerics.use_kernels()

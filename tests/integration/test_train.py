@@ -1,4 +1,4 @@
-"""Training on a tiny Phi-3: repeatable, resumable after being killed, and sensible about bad checkpoints."""
+"""Training on a tiny Phi-3: the same bytes each time, also after being killed, and the losses of the stock trainer."""
 
 import json
 import os
@@ -11,28 +11,27 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import load_from_disk
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import set_seed
 from trl import SFTTrainer
 
 from lorabundle import fetch, preprocess, train
 from lorabundle.compute.load import attach_lora, load_adapter, load_base
 from lorabundle.compute.scoring import mean_loss, score_responses
-from lorabundle.core.errors import AdapterError, ConfigError, DivergenceError
+from lorabundle.core.errors import DivergenceError
 from lorabundle.core.files import hash_paths, sha256_file
 from lorabundle.model.convert import load_tokenizer
 from lorabundle.training import checkpoints, step
-from lorabundle.training.reload_check import plain_logits, reload_in_new_process
-from lorabundle.training.trainer import LoraTrainer, StepSampler, sft_config
+from lorabundle.training.trainer import LoraTrainer, sft_config
 from tests.conftest import ROOT, TINY
 
 
 @pytest.fixture
-def prepared(tiny_config):
+def prepared(tiny_config, monkeypatch):
     """The tiny project, fetched and preprocessed."""
     fetch.run(tiny_config())
     preprocess.run(tiny_config())
-    os.environ["PYTHONPATH"] = str(ROOT / "src")  # for the process that reloads the adapter
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))  # for the process that reloads the adapter
     return tiny_config
 
 
@@ -42,7 +41,7 @@ def trained(config) -> str:
     return sha256_file(config.adapter_dir / "adapter_model.safetensors")
 
 
-def journal(config) -> list[dict]:
+def train_log(config) -> list[dict]:
     return [json.loads(line) for line in (config.run_dir / "train_log.jsonl").read_text().splitlines()]
 
 
@@ -67,7 +66,7 @@ def test_adapter_folder_is_the_same_in_every_process(prepared, monkeypatch):
 def test_stopped_after_the_last_step_takes_no_other_step(prepared, monkeypatch):
     """Steps that do not fill an epoch: the trainer, resumed at its last step, would take one more."""
     settings = ["train.max_steps=4", "train.save_steps=2", "train.lr_scheduler_type=constant_with_warmup"]
-    expected = trained(prepared(*settings, "run=whole"))
+    expected = trained(prepared(*settings, "run=uninterrupted"))
     config = prepared(*settings)
 
     def stop(*arguments):
@@ -78,7 +77,37 @@ def test_stopped_after_the_last_step_takes_no_other_step(prepared, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train.run(config)
     assert trained(config) == expected
-    assert max(row["step"] for row in journal(config)) == 4
+    assert max(row["step"] for row in train_log(config)) == 4
+
+
+def test_shorter_than_logging_steps_still_logs_a_training_loss(prepared):
+    """The past bug: such a run had no training loss in its log, so it could never be reported."""
+    often, seldom = ("train.logging_steps=1", "run=often"), ("train.logging_steps=5", "run=seldom")
+    steps = ("train.max_steps=3", "train.eval_steps=5", "train.save_steps=5")
+    adapters = [trained(prepared(*steps, *logging)) for logging in (often, seldom)]
+    assert adapters[0] == adapters[1]
+    expected, found = (train_log(prepared(*steps, *logging)) for logging in (often, seldom))
+    assert [row["step"] for row in found if "loss" in row] == [3]
+    assert [row["step"] for row in found if "eval_loss" in row] == [3]
+    losses = [row["loss"] for row in expected if "loss" in row]
+    assert found[0]["loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+    tokens = [row["tokens"] for row in expected if "loss" in row]
+    assert found[0]["tokens"] == tokens[-1]
+    assert 1 < found[0]["tokens_per_second"] < 1e6
+    assert checkpoints.COMPLETE in {file.name for file in Path("outputs/seldom/checkpoints/checkpoint-3").iterdir()}
+
+
+def test_resumed_before_a_last_step_that_logging_steps_does_not_divide(prepared, monkeypatch):
+    """Steps 5 and 7 are logged, and 7 has the mean loss of 6 and 7."""
+    settings = ["train.max_steps=7", "train.logging_steps=5", "train.eval_steps=5", "train.save_steps=5"]
+    expected = trained(prepared(*settings, "run=uninterrupted"))
+    config = prepared(*settings)
+    interrupted(config, monkeypatch, step=6)
+    assert trained(config) == expected
+    rows, uninterrupted = train_log(config), train_log(prepared("run=uninterrupted"))
+    assert [(row["step"], row.get("loss")) for row in rows] == [(row["step"], row.get("loss")) for row in uninterrupted]
+    assert [row["step"] for row in rows if "loss" in row] == [5, 7]
+    assert all(1 < row["tokens_per_second"] < 1e6 for row in rows if "loss" in row)
 
 
 def test_training_lowers_the_validation_loss(prepared):
@@ -86,15 +115,15 @@ def test_training_lowers_the_validation_loss(prepared):
     rows = load_from_disk("data/processed/val").to_list()
     untrained = mean_loss(score_responses(load_base(config), rows))
     trained(config)
-    first, last = (row["eval_loss"] for row in journal(config) if "eval_loss" in row)
+    first, last = (row["eval_loss"] for row in train_log(config) if "eval_loss" in row)
     assert last < first < untrained
 
 
 @pytest.mark.parametrize("save_steps", [8, 10], ids=["in the middle of an epoch", "at the end of an epoch"])
 def test_killed_run_resumes_to_the_same_adapter(prepared, save_steps):
-    """SIGKILL leaves no time to tidy up; going on must end where an uninterrupted run ends. (An epoch is 10 steps.)"""
+    """SIGKILL leaves no time to clean up; a resumed run must end where an uninterrupted one ends. (An epoch is 10 steps.)"""
     settings = ["train.max_steps=120", f"train.save_steps={save_steps}", "train.eval_steps=100"]
-    expected = trained(prepared(*settings, "run=whole"))
+    expected = trained(prepared(*settings, "run=uninterrupted"))
 
     config = prepared(*settings)
     command = [sys.executable, "-m", "lorabundle.train", "--config", "config/smoke.yaml", "--set", *TINY, *settings]
@@ -115,14 +144,14 @@ def test_killed_run_resumes_to_the_same_adapter(prepared, save_steps):
     assert sha256_file(config.adapter_dir / "adapter_model.safetensors") == expected
     untimed = [
         [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
-        for rows in (journal(config), journal(prepared("run=whole")))
+        for rows in (train_log(config), train_log(prepared("run=uninterrupted")))
     ]
     assert untimed[0] == untimed[1]
 
 
 def interrupted(config, monkeypatch, step: int) -> Path:
-    """Train until `step`, then stop as Ctrl-C would; return the folder of checkpoints."""
-    original = train.Journal.on_step_end
+    """Train until `step`, then stop as Ctrl-C would; returns the folder of checkpoints."""
+    original = train.TrainingLog.on_step_end
 
     def stop(self, args, state, control, **kwargs):
         original(self, args, state, control, **kwargs)
@@ -130,7 +159,7 @@ def interrupted(config, monkeypatch, step: int) -> Path:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Journal, "on_step_end", stop)
+        patch.setattr(train.TrainingLog, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             train.run(config)
     return config.run_dir / "checkpoints"
@@ -140,37 +169,14 @@ def fingerprint(config) -> str:
     return checkpoints.training_fingerprint(config, json.loads(Path("data/processed/manifest.json").read_text()))
 
 
-def test_checkpoint_that_was_cut_short_is_passed_over(prepared, monkeypatch):
-    config = prepared("train.max_steps=20", "train.save_steps=2")
-    folder = interrupted(config, monkeypatch, step=7)
-    (folder / "checkpoint-6" / checkpoints.COMPLETE).unlink()
-    assert checkpoints.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
-
-
-@pytest.mark.parametrize("name", ["optimizer.pt", checkpoints.COMPLETE])
-def test_damaged_checkpoint_is_passed_over(prepared, monkeypatch, name):
-    config = prepared("train.max_steps=20", "train.save_steps=2")
-    folder = interrupted(config, monkeypatch, step=7)
-    (folder / "checkpoint-6" / name).write_bytes(b"damaged")
-    assert checkpoints.last_checkpoint(folder, fingerprint(config)) == folder / "checkpoint-4"
-
-
-def test_checkpoint_of_other_settings_is_not_resumed(prepared, monkeypatch):
-    config = prepared("train.max_steps=20", "train.save_steps=2")
-    folder = interrupted(config, monkeypatch, step=7)
-    other = prepared("train.max_steps=20", "train.save_steps=2", "train.learning_rate=1e-5")
-    assert checkpoints.last_checkpoint(folder, fingerprint(other)) is None
-    assert not folder.exists()
-
-
-def test_finished_training_starts_afresh(prepared):
+def test_finished_training_starts_from_the_beginning(prepared):
     config = prepared("train.max_steps=4")
     trained(config)
-    assert checkpoints.last_checkpoint(config.run_dir / "checkpoints", fingerprint(config)) is None
+    assert checkpoints.last_checkpoint(config, fingerprint(config)) is None
 
 
 def test_checkpoints_are_small_and_only_the_last_are_kept(prepared, monkeypatch):
-    """Adapter-only: no copy of the base model, which is what ran out of memory in the system this replaces."""
+    """They hold only the adapter: the system that this one replaces saved the base model too, and ran out of memory."""
     folder = interrupted(prepared("train.max_steps=20", "train.save_steps=2"), monkeypatch, step=9)
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-6", "checkpoint-8"]
     names = load_file(folder / "checkpoint-8" / "adapter_model.safetensors")
@@ -189,22 +195,22 @@ def test_accumulation_does_not_change_the_loss_or_the_gradient(prepared, batch, 
             f"train.gradient_accumulation_steps={accumulation}",
         )
         trained(config)
-        return journal(config)[0]
+        return train_log(config)[0]
 
-    whole = first_step("whole", 8, 1)
+    together = first_step("together", 8, 1)
     parts = first_step("parts", batch, accumulation)
-    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
-    assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-5)
+    assert parts["loss"] == pytest.approx(together["loss"], rel=1e-5)
+    assert parts["grad_norm"] == pytest.approx(together["grad_norm"], rel=1e-5)
 
 
 def test_bfloat16_base_keeps_a_float32_adapter(prepared):
-    """The path that a CPU with AMX takes: bfloat16 would round away updates of the size that training makes."""
+    """As on a CPU with AMX: a bfloat16 adapter would lose updates of the size that training makes."""
     config = prepared("model.dtype=bfloat16", "train.max_steps=4")
     trained(config)
     assert load_base(config).dtype is torch.bfloat16
     weights = load_file(config.adapter_dir / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
+    assert all(row["loss"] > 0 for row in train_log(config) if "loss" in row)
 
 
 class StockTrainer(SFTTrainer):
@@ -236,7 +242,7 @@ def test_losses_are_those_of_the_stock_trainer(prepared, tmp_path, max_tokens):
     )
     stock.train()
     expected = [row for row in stock.state.log_history if "loss" in row]
-    ours = [row for row in journal(config) if "loss" in row]
+    ours = [row for row in train_log(config) if "loss" in row]
     assert len(ours) == len(expected) == 20
     assert ours[-1]["loss"] < 0.9 * ours[0]["loss"]
     for row, wanted in zip(ours, expected, strict=True):
@@ -245,22 +251,22 @@ def test_losses_are_those_of_the_stock_trainer(prepared, tmp_path, max_tokens):
 
 
 def test_gradient_checkpointing_changes_nothing(prepared):
-    """It computes the forward pass again within the backward pass, where attention must still be the packed one."""
+    """It repeats the forward pass within the backward pass, where attention must still be the packed one."""
     steps = ["train.max_steps=6"]
-    trained(prepared(*steps, "run=whole"))
+    trained(prepared(*steps, "run=plain"))
     trained(prepared(*steps, "train.gradient_checkpointing=true"))
-    losses = [[row["loss"] for row in journal(prepared(run)) if "loss" in row] for run in ("run=whole", "run=tiny")]
+    losses = [[row["loss"] for row in train_log(prepared(run)) if "loss" in row] for run in ("run=plain", "run=tiny")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_dropout_takes_the_plain_layers(prepared):
-    """With dropout no row may share another's, and PEFT's own layers compute."""
+    """With dropout, each row needs its own, so no tokens are shared and PEFT's own layers compute."""
     config = prepared("train.max_steps=4", "lora.lora_dropout=0.2")
     settings, rows = load_base(config).config, load_from_disk("data/processed/train")
-    assert step.sharable_start(settings, 0.2, rows) == 0
-    assert step.sharable_start(settings, 0.0, rows) > 0
+    assert step.count_sharable_tokens(settings, 0.2, rows) == 0
+    assert step.count_sharable_tokens(settings, 0.0, rows) > 0
     trained(config)
-    assert all(row["loss"] > 0 for row in journal(config) if "loss" in row)
+    assert all(row["loss"] > 0 for row in train_log(config) if "loss" in row)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -270,7 +276,7 @@ def test_4bit_base_is_trained_reloaded_and_evaluated(prepared, dtype):
         "model.load_in_4bit=true", f"model.dtype={dtype}", "train.max_steps=40", "train.learning_rate=1e-2"
     )
     trained(config)
-    rows = [row["loss"] for row in journal(config) if "loss" in row]
+    rows = [row["loss"] for row in train_log(config) if "loss" in row]
     assert rows[-1] < 0.9 * rows[0]
     model = load_base(config)
     assert model.model.layers[0].mlp.down_proj.weight.dtype is torch.uint8
@@ -279,53 +285,10 @@ def test_4bit_base_is_trained_reloaded_and_evaluated(prepared, dtype):
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     val = load_from_disk("data/processed/val").to_list()
     loss = mean_loss(score_responses(load_adapter(model, config.adapter_dir), val))
-    told = [row["eval_loss"] for row in journal(config) if "eval_loss" in row][-1]
-    assert loss == pytest.approx(told, abs=1e-4 if dtype == "float32" else 2e-2)
+    logged = [row["eval_loss"] for row in train_log(config) if "eval_loss" in row][-1]
+    assert loss == pytest.approx(logged, abs=1e-4 if dtype == "float32" else 2e-2)
 
 
 def test_divergence_stops_the_run(prepared):
     with pytest.raises(DivergenceError, match=r"training has diverged. Lower train\.learning_rate"):
         train.run(prepared("train.max_steps=20", "train.learning_rate=1e30", "train.warmup_steps=0"))
-
-
-@pytest.mark.parametrize("names", ["[q_proj]", "[qkv_proj,q_proj]", "[norm]"])
-def test_unknown_target_module(prepared, names):
-    """PEFT is content if one name matches, and would quietly train less than the config says."""
-    with pytest.raises(ConfigError, match=r"no linear layer (q_proj|norm); it has down_proj, gate_up_proj, lm_head"):
-        train.run(prepared(f"lora.target_modules={names}"))
-
-
-def test_adapter_that_lacks_a_tensor_is_an_error(prepared):
-    """PEFT only warns, and the layer stays as the base model has it."""
-    config = prepared("train.max_steps=2")
-    trained(config)
-    path = config.adapter_dir / "adapter_model.safetensors"
-    weights = load_file(path)
-    weights.popitem()
-    save_file(weights, path)
-    with pytest.raises(AdapterError, match="missing"):
-        load_adapter(load_base(config), config.adapter_dir)
-
-
-def test_reload_notices_an_adapter_that_is_not_the_trained_one(prepared):
-    config = prepared("train.max_steps=2")
-    trained(config)
-    model = load_adapter(load_base(config), config.adapter_dir)
-    input_ids = torch.tensor([[0, 5, 3, 7]])
-    logits = plain_logits(model, input_ids)
-    assert torch.equal(logits, model(input_ids=input_ids).logits)
-    assert reload_in_new_process(config, config.adapter_dir, input_ids, logits) == 0.0
-    with pytest.raises(AdapterError, match="gives other logits in a new process"):
-        reload_in_new_process(config, config.adapter_dir, input_ids, logits + 0.01)
-
-
-def test_rows_of_a_step_are_sorted_and_steps_are_random():
-    sampler = StepSampler([5, 1, 4, 2, 3, 9, 7, 8], rows_per_step=4, seed=0)
-    order = list(sampler)
-    assert sorted(order) == list(range(8))
-    for rows in (order[:4], order[4:]):
-        lengths = [sampler.lengths[row] for row in rows]
-        assert lengths == sorted(lengths)
-    assert list(sampler) == order
-    sampler.set_epoch(1)
-    assert list(sampler) != order

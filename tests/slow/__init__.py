@@ -1,3 +1,3 @@
 """Tests that take minutes: `make test-slow`, `test-resume`, `test-portable`."""
 
-import lorabundle  # noqa: F401  first, because it sets what torch reads when it is imported
+import lorabundle  # noqa: F401  first, because torch reads its settings when it is imported

@@ -1,9 +1,9 @@
 """Kill a training at many of the moments that matter, run it again, and compare the adapter with that of an uninterrupted run.
 
 The moments are counted first, in an uninterrupted run: before each forward and backward pass, validation and write, with each
-file of a checkpoint half written, before each rename and removal. Each killed run is a process of its own that SIGKILLs itself;
-all are forked from this one, which has loaded the libraries. Prints a line of JSON for each kill, {"moment", "adapter"}, the first
-of them without a kill.
+file of a checkpoint half written, before each rename and removal. Each killed run is a new process that SIGKILLs itself, forked
+from this one, which has loaded the libraries. Prints a line of JSON for each kill, {"moment", "adapter"}; the first line is of a
+run without a kill.
 
 Run as: python -m tests.slow.kill_points NUMBER KEY=VALUE ...   (in a project whose smoke config has been preprocessed)
 """
@@ -66,7 +66,7 @@ class Watch:
 
 
 def run(overrides: list[str], last: int | None = None) -> list[str]:
-    """Train in a process of its own, up to a moment or to the end: the moments that were passed."""
+    """Train in a new process, up to a moment or to the end; returns the moments that were passed."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -76,8 +76,8 @@ def run(overrides: list[str], last: int | None = None) -> list[str]:
         os.write(writer, json.dumps(watch.moments).encode())
         os._exit(code)
     os.close(writer)
-    with os.fdopen(reader) as told:
-        moments = json.loads(told.read() or "[]")
+    with os.fdopen(reader) as passed:
+        moments = json.loads(passed.read() or "[]")
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status != (0 if last is None else -signal.SIGKILL):
         sys.exit(f"kill_points: the training ended with {status}")
@@ -91,7 +91,7 @@ def forget(run_dir: Path) -> None:
 
 
 def chosen(moments: list[str], number: int) -> list[int]:
-    """Indices of at least so many moments: one of each kind, then others that are spread evenly."""
+    """Indices of at least `number` moments: one of each kind, then others that are spread evenly."""
     places: dict[str, list[int]] = {}
     for index, moment in enumerate(moments):
         places.setdefault(moment, []).append(index)
@@ -103,9 +103,9 @@ def chosen(moments: list[str], number: int) -> list[int]:
 
 
 def main(number: int, overrides: list[str]) -> None:
-    """Kill at as many moments, or a few more."""
+    """Kill at `number` moments, or a few more."""
     run_dir = Path("outputs/smoke")
-    train.reload_in_new_process = lambda *_: 0.0  # has its own tests, and takes longer than all the rest
+    train.reload_in_new_process = lambda *_: 0.0  # it has its own tests, and takes longer than everything else
     run(overrides)  # leaves files that later runs find unchanged and do not write again
     forget(run_dir)
     moments = run(overrides)

@@ -14,13 +14,15 @@ from tests.conftest import ROOT, TINY, run_stage
 CPUS = {
     "native, 1 thread": ([], "1"),
     "native, 2 threads": ([], "2"),
-    "Haswell": (["qemu-x86_64", "-cpu", "Haswell"], "2"),  # Intel, 2013: AVX2 and no more
+    "Haswell": (["qemu-x86_64", "-cpu", "Haswell"], "2"),  # Intel, 2013: AVX2, nothing newer
     "EPYC": (["qemu-x86_64", "-cpu", "EPYC"], "2"),  # AMD, 2017
 }
 OVERRIDES = [*TINY, "numerics=portable", "train.num_train_epochs=1"]
-# Both stages in one process, because it is the imports that take long
+# Both stages in one process, because the imports take long
 SCRIPT = f"""
 import sys
+from lorabundle import evaluate, train
+from lorabundle.core import stage
 evaluate.check_plausible = lambda *_: []  # which refuses the tiny model: its weights are random
 arguments = ["--config", "config/smoke.yaml", "--set", *{OVERRIDES!r}]
 sys.exit(stage.run_stage("train", train.run, arguments) or stage.run_stage("evaluate", evaluate.run, arguments))

@@ -1,4 +1,4 @@
-"""The memory estimate beside the measured peak of real trainings, in processes of their own: within 15 %."""
+"""The memory estimate compared with the measured peak of real trainings, each in a new process: within 15 %."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from lorabundle.core.files import atomic_dir
 from tests.conftest import ROOT, make_project
 
+LARGER = ["model.name=larger", "model.source=local", "model.path=larger"]
 SETTINGS = {
     "default": [],
     "bfloat16": ["model.dtype=bfloat16"],
@@ -22,19 +23,16 @@ SETTINGS = {
     "checkpointing": ["train.gradient_checkpointing=true"],
     "checkpointing, bfloat16": ["train.gradient_checkpointing=true", "model.dtype=bfloat16"],
     "short rows": ["data.max_length=64"],
-    "larger model": ["model.name=larger", "model.source=local", "model.path=larger"],
-    "larger model, bfloat16": ["model.name=larger", "model.source=local", "model.path=larger", "model.dtype=bfloat16"],
-    "larger model, 4 bits": [
-        *("model.name=larger", "model.source=local", "model.path=larger", "model.dtype=bfloat16"),
-        "model.load_in_4bit=true",
-    ],
+    "larger model": LARGER,
+    "larger model, bfloat16": [*LARGER, "model.dtype=bfloat16"],
+    "larger model, 4 bits": [*LARGER, "model.dtype=bfloat16", "model.load_in_4bit=true"],
 }
 COMMON = ["train.per_device_train_batch_size=16", "train.max_steps=3", "train.eval_steps=100", "train.save_steps=100"]
 COMMON += ["data.max_val_examples=4", "lora.r=16"]
 
 
 def make_larger(folder: Path) -> None:
-    """Save a model of 0.5 B parameters. In a process of its own: Linux lets a child's peak memory start at its parent's."""
+    """Save a model of 0.5 B parameters. In a new process, because a child's peak memory starts at its parent's."""
     torch.manual_seed(0)
     shape = {"vocab_size": 49152, "hidden_size": 1280, "intermediate_size": 3456, "num_hidden_layers": 20}
     shape |= {"num_attention_heads": 20, "num_key_value_heads": 20, "tie_word_embeddings": True, "pad_token_id": 2}

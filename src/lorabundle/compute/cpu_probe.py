@@ -1,8 +1,8 @@
-"""Which dtype and which attention this CPU trains fastest with: measured once in about two seconds, then remembered.
+"""Which dtype and which attention train fastest on this CPU: measured once in about two seconds, then kept in a file.
 
 A CPU's flags do not tell: bfloat16 is twice as fast as float32 on a Zen 4, and slower on Intel CPUs before AMX, though both
-have AVX512-BF16. The measurement is kept in `outputs/.probe.json` for the same CPU, software and threads, so that the stages
-of a run, and both engines, decide alike.
+have AVX512-BF16. The measurement is in `outputs/.probe.json` for the same CPU, software and threads, so that all stages of a
+run, with either engine, make the same choice.
 """
 
 import logging
@@ -22,12 +22,19 @@ from lorabundle.core.files import read_json, writable, write_json
 log = logging.getLogger("lorabundle")
 
 CACHE = Path("outputs/.probe.json")
-CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")  # what may limit the CPU
-# The less exact dtype, or the less usual attention, must be so many times as fast: noise decides nothing
+CAPS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+)  # may limit the instructions
+# The less exact dtype, or the less usual attention, must be this many times as fast, so that noise cannot decide
 CLEARLY = 1.25
 SECONDS = 0.4  # for each measurement
-SIZE = 960  # of the square matrices that are multiplied: near the tokens of a forward pass, and no power of two
-GROUP = packing.Group(rows=4, length=96, shared=24)  # of the attention that is measured: rows of a usual length
+SIZE = 960  # of the square matrices that are multiplied: near the tokens of a forward pass, and not a power of two
+GROUP = packing.Group(
+    num_rows=4, length=96, shared_tokens=24
+)  # for the measurement of attention: rows of a usual length
 HEADS, KEY_HEADS, HEAD_SIZE = 9, 3, 64  # the default model's
 
 
@@ -39,14 +46,14 @@ def cpu_model() -> str:
 
 @cache
 def decision() -> dict:
-    """What to compute with here, and the measurements that say so.
+    """What to compute with on this machine, and the measurements behind it.
 
     Returns {"machine", "gflops": {dtype: rate}, "attention_ms": {name: time}, "dtype", "attn_implementation"}.
     """
     machine = {"cpu": cpu_model(), "torch": torch.__version__, "threads": torch.get_num_threads(), "numerics": NUMERICS}
     machine |= {name: os.environ[name] for name in CAPS if name in os.environ}
     if CACHE.is_file():
-        known = read_json(CACHE, "Delete it; it is made again.")
+        known = read_json(CACHE, "Delete it and run the same command again, which measures again.")
         if known["machine"] == machine:
             return known
     result = {"machine": machine} | measure()
@@ -60,7 +67,7 @@ def decision() -> dict:
 def measure() -> dict:
     """Matrix products in float32 and bfloat16, then both kinds of attention, forward and backward, in the faster dtype.
 
-    Portable numerics have one dtype and one attention, whatever is faster.
+    Portable numerics always use float32 and eager attention.
     """
     rates = {name: 2e-9 * SIZE**3 / seconds(product(getattr(torch, name))) for name in ("float32", "bfloat16")}
     dtype = "bfloat16" if NUMERICS == "fast" and rates["bfloat16"] > CLEARLY * rates["float32"] else "float32"
@@ -70,7 +77,7 @@ def measure() -> dict:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Least time of `work`, which is done for about `SECONDS`: other work on the machine only ever adds to it."""
+    """Shortest time of `work`, which is repeated for about `SECONDS`: other work on the machine can only add to it."""
     work()
     times: list[float] = []
     end = time.perf_counter() + SECONDS
@@ -89,8 +96,8 @@ def product(dtype: torch.dtype) -> Callable[[], object]:
 
 def attention(core: Callable, dtype: torch.dtype) -> Callable[[], object]:
     """Forward and backward of one layer's attention over `GROUP`."""
-    whole = GROUP.shared + GROUP.length
-    query = torch.ones(HEADS, GROUP.rows, GROUP.length, HEAD_SIZE, dtype=dtype, requires_grad=True)
-    key = torch.ones(KEY_HEADS, GROUP.rows, whole, HEAD_SIZE, dtype=dtype, requires_grad=True)
+    num_keys = GROUP.shared_tokens + GROUP.length
+    query = torch.ones(HEADS, GROUP.num_rows, GROUP.length, HEAD_SIZE, dtype=dtype, requires_grad=True)
+    key = torch.ones(KEY_HEADS, GROUP.num_rows, num_keys, HEAD_SIZE, dtype=dtype, requires_grad=True)
     mask = packing.mask(GROUP, None, dtype)
     return lambda: core(query, key, key, mask, HEAD_SIZE**-0.5, 0.0).sum().backward()

@@ -1,7 +1,7 @@
 """The parts of a Phi-3 layer as single autograd functions, for training: the same arithmetic with less written to memory.
 
-They replace the `forward` of a model's modules; parameters and their names stay as they are, so adapters are saved and
-loaded in PEFT's own format. What is not covered here (dropout, other adapter types) keeps its own forward.
+They replace the `forward` of a model's modules. Parameters and their names do not change, so adapters are saved and loaded
+in PEFT's own format. Modules that are not covered here (dropout, other adapter types) keep their own forward.
 """
 
 from functools import partial
@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 from transformers.models.phi3.modeling_phi3 import Phi3MLP, Phi3RMSNorm
 
-HEAD_ROWS = 256  # responses whose logits are held at a time: 256 x 49,152 x 4 bytes = 50 MB
-HEAD_MULTIPLE = 32  # their number is rounded up to it (see packing.TOKENS_MULTIPLE)
+HEAD_ROWS = 256  # response tokens whose logits are in memory at a time: 256 x 49,152 x 4 bytes = 50 MB
+HEAD_MULTIPLE = 32  # their number is rounded up to a multiple of it (see packing.TOKENS_MULTIPLE)
 
 
 class LoraLinear(torch.autograd.Function):
@@ -42,7 +42,7 @@ class LoraLinear(torch.autograd.Function):
         dy = gradient.flatten(0, -2)
         dlow = (dy @ b).mul_(ctx.scaling)
         da = (dlow.T @ rows).float()
-        db = (low.T @ dy).T.float().mul_(ctx.scaling)  # this way round: dy.T @ low takes twice as long
+        db = (low.T @ dy).T.float().mul_(ctx.scaling)  # in this order: dy.T @ low takes twice as long
         dx = None
         if ctx.needs_input_grad[0]:
             dx = (dy @ frozen_weight(ctx.base)).addmm_(dlow, a).unflatten(0, gradient.shape[:-1])
@@ -70,7 +70,7 @@ class RmsNorm(torch.autograd.Function):
 class SwiGlu(torch.autograd.Function):
     """silu(gate) * up of (gate, up), stacked (..., 2 x size) -> (..., size) (Shazeer 2020, arXiv 2002.05202).
 
-    Keeps its input alone.
+    Keeps only its input for the backward pass.
     """
 
     @staticmethod
@@ -93,7 +93,7 @@ class SwiGlu(torch.autograd.Function):
 class ResponseNats(torch.autograd.Function):
     """Sum of -log p(target) in float64, for states (n, hidden), a frozen weight (vocabulary, hidden) and targets (n,).
 
-    The states' gradient is computed on the way, so that logits exist `HEAD_ROWS` at a time.
+    The states' gradient is computed in the forward pass, so that only `HEAD_ROWS` rows of logits exist at a time.
     """
 
     @staticmethod
@@ -115,11 +115,11 @@ class ResponseNats(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return ctx.saved_tensors[0] * gradient.item(), None, None  # a number: bfloat16 would round the scale of it all
+        return ctx.saved_tensors[0] * gradient.item(), None, None  # a Python number: a bfloat16 one would round
 
 
 def frozen_weight(base: torch.nn.Linear) -> torch.Tensor:
-    """The weight (out, in) of a base layer in the dtype that it computes in; a 4-bit one is restored each time it is used."""
+    """The weight (out, in) of a base layer in the dtype of the computation; a 4-bit one is restored for each use."""
     if isinstance(base, Linear4bit):
         return dequantize_4bit(base.weight, base.weight.quant_state)
     return base.weight
@@ -129,11 +129,11 @@ def response_nats(states: torch.Tensor, head: torch.nn.Module, targets: torch.Te
     """Sum of -log p(target) under `head` (n, hidden) -> (n, vocabulary), as a float64 scalar with a gradient."""
     if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
         return ResponseNats.apply(states, head.weight, targets)
-    return cross_entropy(head(states).float(), targets, reduction="sum").double()  # a head with an adapter of its own
+    return cross_entropy(head(states).float(), targets, reduction="sum").double()  # a head with its own adapter
 
 
 def fuse(model: PreTrainedModel) -> None:
-    """Let the modules of `model`, with its adapter attached, compute through the functions above where they cover it."""
+    """Make the modules of `model`, with its adapter attached, compute through the functions above where these cover them."""
     for module in model.modules():
         if isinstance(module, PeftLinear | PeftLinear4bit) and covered(module):
             module.forward = partial(_lora_forward, module, module.active_adapters[0])
@@ -144,13 +144,13 @@ def fuse(model: PreTrainedModel) -> None:
 
 
 def unfuse(model: PreTrainedModel) -> None:
-    """Give every module its own `forward` back."""
+    """Restore every module's own `forward`."""
     for module in model.modules():
         vars(module).pop("forward", None)
 
 
 def covered(layer: PeftLinear | PeftLinear4bit) -> bool:
-    """Whether `LoraLinear` computes what this layer of PEFT's does: one plain adapter, no dropout, no bias."""
+    """Whether `LoraLinear` computes what this layer of PEFT does: one plain adapter, no dropout, no bias."""
     if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
         return False
     name = layer.active_adapters[0]

@@ -1,4 +1,7 @@
-"""Greedy answers, several prompts at a time. What all prompts start with goes through the model once."""
+"""Greedy answers, several prompts at a time: a finished one leaves the batch, and a waiting prompt takes its place.
+
+The tokens that all prompts start with (for example a template's system prompt) go through the model once.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorabundle.model.prompts import end_of_turn_id
 
-PROMPT_TOKENS = 384  # of one that reads prompts, padding included
+PROMPT_TOKENS = 384  # limit of a forward pass that reads prompts, padding included
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Generation:
 
 
 def _batches_by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, the longest first, so that running out of memory shows at once.
+    """Indices in batches of similar length, the longest first, so that running out of memory shows at the start.
 
     A batch has at most `batch_size` prompts and, unless it is a single one, at most `PROMPT_TOKENS` tokens with its padding.
     """
@@ -37,10 +40,10 @@ def _pad(sequences: list[list[int]], value: int) -> torch.Tensor:
 
 
 class _SharedStart:
-    """The tokens that all sequences start with, which go through the model once."""
+    """The tokens that all sequences start with. They go through the model once."""
 
     def __init__(self, base: PreTrainedModel, sequences: list[list[int]]):
-        """Compute its keys and values; one token at least of each sequence is left out, for its hidden state is wanted."""
+        """Compute its keys and values. It leaves out at least the last token of each sequence, whose hidden state is needed."""
         shortest = min(len(sequence) for sequence in sequences)
         differing = (place for place in range(shortest - 1) if len({sequence[place] for sequence in sequences}) > 1)
         self.length = next(differing, shortest - 1)
@@ -52,7 +55,7 @@ class _SharedStart:
             self.layers = [(layer.keys, layer.values) for layer in cache.layers]
 
     def forward(self, sequences: list[list[int]]) -> tuple[torch.Tensor, DynamicCache]:
-        """Hidden states of what follows the shared start, padded on the right, and the keys and values of all."""
+        """Hidden states of what follows the shared start, padded on the right, and the keys and values of all tokens."""
         shape = len(sequences), -1, -1, -1
         cache = DynamicCache([(keys.expand(shape), values.expand(shape)) for keys, values in self.layers])
         output = self.base.model(
@@ -79,7 +82,7 @@ def generate(
         tokenizer: its tokenizer, whose template gives the stop token.
         prompts: token ids that end with the opening of the assistant's turn.
         max_new_tokens: limit on new tokens, the end-of-turn token included.
-        batch_size: prompts decoded together.
+        batch_size: number of prompts decoded together.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     stop = end_of_turn_id(tokenizer)
@@ -96,14 +99,14 @@ def _continue(
 ) -> list[list[int]]:
     """Each prompt's greedy continuation, up to and including `stop`.
 
-    A row that has finished leaves the batch, and waiting prompts take the free places. (transformers' `generate` decodes
-    all rows until the last one stops; its continuous batching, made for GPUs, took three times as long on a CPU.)
+    (transformers' `generate` decodes all rows until the last one stops; its continuous batching, made for GPUs, took three
+    times as long on a CPU.)
     """
     start = _SharedStart(base, prompts)
     answers: list[list[int]] = [[] for _ in prompts]
     waiting = _batches_by_length([len(prompt) - start.length for prompt in prompts], max(1, batch_size // 4))
     going: list[int] = []  # the prompts being continued: the rows of the cache, which is padded on the left
-    held = torch.tensor([], dtype=torch.long)  # how many tokens it holds of each
+    held = torch.tensor([], dtype=torch.long)  # number of tokens that it holds of each
     cache = DynamicCache()
     while waiting or going:
         if waiting and len(going) + len(waiting[0]) <= batch_size:

@@ -1,4 +1,4 @@
-"""The base model in memory: in which dtype, in 4 bits or not, with a LoRA adapter attached or loaded."""
+"""Load the base model, in the dtype that the config asks for or in 4 bits, and attach a new LoRA adapter or load a saved one."""
 
 from functools import partial
 from pathlib import Path
@@ -9,12 +9,8 @@ from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn import Linear4bit, Params4bit
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import load_peft_weights
-from safetensors import safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-)
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lorabundle.compute import cpu_probe
 from lorabundle.core.config import Config
@@ -22,7 +18,8 @@ from lorabundle.core.errors import AdapterError, ConfigError, ModelFormatError
 from lorabundle.core.files import require
 from lorabundle.model.convert import FETCH_FIRST, check_architecture, quiet_libraries
 
-SLICE = 64 * 2**14  # weights that are quantised at a time, in whole blocks
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)  # of the libraries, for files that cannot be used
+SLICE = 64 * 2**14  # weights that are quantised at a time: a multiple of the block size
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
@@ -42,7 +39,7 @@ def from_folder(
 
     Args:
         folder: as `save_pretrained` leaves it.
-        dtype: of the weights; with `load_in_4bit`, of what is computed with them.
+        dtype: of the weights; with `load_in_4bit`, of the computation.
         attn_implementation: "eager" or "sdpa".
         load_in_4bit: see `load_4bit`.
     """
@@ -69,7 +66,7 @@ def load_4bit(folder: Path, dtype: torch.dtype, attn_implementation: str) -> tup
             if empty.pop(name, None) is None:
                 unexpected.append(name)
                 continue
-            # Closed each time, or what has been read would stay mapped
+            # Opened again for each weight, because an open file keeps in memory what has been read
             with safe_open(file, framework="pt") as tensors:
                 weight = tensors.get_tensor(name).to(dtype, copy=True)
             module = model.get_submodule(path)
@@ -84,7 +81,7 @@ def load_4bit(folder: Path, dtype: torch.dtype, attn_implementation: str) -> tup
 
 
 def _linear_4bit(weight: torch.Tensor) -> Linear4bit:
-    """A linear layer that holds `weight` (out, in) in 4 bits, quantised a slice at a time: at once would take 32 times its size."""
+    """A linear layer with `weight` (out, in) in 4 bits, quantised slice by slice: all at once would take 32 times its memory."""
     with torch.device("meta"):
         layer = Linear4bit(weight.shape[1], weight.shape[0], bias=False, compute_dtype=weight.dtype, quant_type="nf4")
     slices = [quantize_4bit(part, quant_type="nf4", blocksize=64) for part in weight.flatten().split(SLICE)]
@@ -93,7 +90,9 @@ def _linear_4bit(weight: torch.Tensor) -> Linear4bit:
     packed = torch.cat([data for data, _ in slices])
     layer.weight = Params4bit(packed, requires_grad=False, quant_state=state, bnb_quantized=True, module=layer)
     layer.weight.quant_type = "nf4"
-    layer.support_avx512bf16_for_cpu = False  # else its first forward packs the weights for kernels not in the package
+    layer.support_avx512bf16_for_cpu = (
+        False  # else its first forward packs the weights for kernels that the package lacks
+    )
     return layer
 
 
@@ -102,7 +101,7 @@ def load_base(config: Config) -> PreTrainedModel:
 
     Raises:
         MissingInputError: fetch has not run.
-        ModelFormatError: the folder is not a Phi-3-family model, or weights are missing in it.
+        ModelFormatError: the folder does not hold a Phi-3-family model, or its weights are not exactly those of its config.
     """
     folder = config.model_dir
     require(folder / "config.json", FETCH_FIRST)
@@ -114,7 +113,7 @@ def load_base(config: Config) -> PreTrainedModel:
             resolve_attention(config.model.attn_implementation),
             config.model.load_in_4bit,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelFormatError(f"The weights in {folder} cannot be loaded: {error}. {FETCH_FIRST}") from error
     if report["missing_keys"] or report["unexpected_keys"]:  # transformers only warns, and draws random weights
         raise ModelFormatError(
@@ -128,7 +127,7 @@ def attach_lora(model: PreTrainedModel, config: Config) -> PeftModel:
     """Wrap `model` with a fresh, trainable LoRA adapter. Seed first: the A matrices are drawn here.
 
     Raises:
-        ConfigError: a name in `lora.target_modules` is of no linear layer of the model (PEFT asks for one match in all).
+        ConfigError: the model has no linear layer of a name in `lora.target_modules` (PEFT is content if one name matches).
     """
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     unknown = [t for t in config.lora.target_modules if not any(name.split(".")[-1] == t for name in names)]
@@ -155,13 +154,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     require(folder / "adapter_model.safetensors", "Run `make train` first.")
     try:
         adapted = PeftModel.from_pretrained(model, folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise AdapterError(f"The adapter in {folder} cannot be loaded onto the base model: {error}.") from error
-    needed = {name.replace(".default.", ".") for name in adapted.state_dict() if ".lora_" in name}
+    expected = {name.replace(".default.", ".") for name in adapted.state_dict() if ".lora_" in name}
     saved = set(load_peft_weights(str(folder), device="cpu"))
-    if needed != saved:
+    if expected != saved:
         raise AdapterError(
-            f"The adapter in {folder} does not fit the base model: missing {sorted(needed - saved)[:3]}, unexpected "
-            f"{sorted(saved - needed)[:3]}. Train it again for this base model."
+            f"The adapter in {folder} does not fit the base model: missing {sorted(expected - saved)[:3]}, unexpected "
+            f"{sorted(saved - expected)[:3]}. Train it again for this base model."
         )
     return adapted.eval()

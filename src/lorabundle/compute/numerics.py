@@ -1,11 +1,11 @@
 """How numbers are computed: `fast`, or `portable`, which gives the same bytes on every x86-64 CPU with AVX2.
 
-Portable numerics are float32, with the instruction set capped (`CAPS`, which `lorabundle/__init__.py` sets before torch is
-imported) and matrix products by oneDNN: MKL's path for equal results on all CPUs takes three times as long. `prepare` computes
-some operations on given numbers and compares their bytes with `portable.json`, so that a machine that would differ says so in
-the first seconds, and names the operation.
+Portable numerics are float32, with a limited instruction set (`core/before_torch.py` sets the limit) and matrix products by
+oneDNN: MKL's path for equal results on all CPUs takes three times as long. `prepare` computes some operations on fixed numbers
+and compares their bytes with `portable.json`. A machine that would give other results fails in the first seconds, with the
+operation's name.
 
-Run as: NUMERICS=portable python -m lorabundle.numerics > src/lorabundle/portable.json
+Run as: NUMERICS=portable python -m lorabundle.compute.numerics > src/lorabundle/compute/portable.json
 """
 
 import json
@@ -13,6 +13,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,25 +26,23 @@ from lorabundle.core.files import read_json, sha256_bytes
 
 REFERENCE = Path(__file__).with_name("portable.json")
 NORM_ROW = 1024  # numbers that a norm adds up at a time
-_onednn = torch.library.Library("aten", "IMPL")
 
 
 def prepare(run_config: Config) -> None:
     """Make torch compute in the mode that the config asks for, before anything is computed.
 
     Raises:
-        NumericsError: the process was started in the other mode, or this machine computes something otherwise than the one
-            that `portable.json` is of.
+        NumericsError: the process was started in the other mode, or this machine computes something differently from the
+            one that wrote `portable.json`.
     """
     if run_config.numerics != NUMERICS:
         raise NumericsError(
-            f"The config says numerics: {run_config.numerics}, and this process was started with NUMERICS={NUMERICS}, which "
-            f"counts because it has to be known before torch is loaded. Run it through make, or set "
-            f"NUMERICS={run_config.numerics}."
+            f"The config says numerics: {run_config.numerics}, but this process was started with NUMERICS={NUMERICS}. The mode "
+            f"must be known before torch is loaded. Run it through make, or set NUMERICS={run_config.numerics}."
         )
     use_kernels()
     if NUMERICS == "portable":
-        check(fingerprints(), read_json(REFERENCE, "It is part of the source: restore it."))
+        check(fingerprints(), read_json(REFERENCE, "It is a file of the source code: restore it."))
 
 
 def check(found: dict[str, str], expected: dict[str, str]) -> None:
@@ -55,9 +54,9 @@ def check(found: dict[str, str], expected: dict[str, str]) -> None:
     different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if different:
         raise NumericsError(
-            f"This machine does not compute as {REFERENCE.name} says, so the result would not be the portable one. Different "
-            f"are: {', '.join(different)}. Check that the locked packages are installed (`make image`) and that the CPU has "
-            f"AVX2; or take NUMERICS=fast, whose numbers differ a little from CPU to CPU."
+            f"This machine does not compute what {REFERENCE.name} says, so the result would not be the portable one. These "
+            f"operations differ: {', '.join(different)}. Check that the locked packages are installed (`make image`) and that "
+            f"the CPU has AVX2; or use NUMERICS=fast, whose numbers differ a little from CPU to CPU."
         )
 
 
@@ -65,15 +64,21 @@ def check(found: dict[str, str], expected: dict[str, str]) -> None:
 
 
 def use_kernels() -> None:
-    """Let this process compute with torch's deterministic algorithms and, if portable, with kernels that do the same everywhere.
-
-    Those are oneDNN's matrix products, where MKL's would do and still do what is not listed here, and norms: a norm over all of a
-    large tensor is the one reduction here that torch splits by the number of threads.
-    """
+    """Make this process use torch's deterministic algorithms and, if portable, kernels that give the same bytes everywhere."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; nothing here reads such memory
-    if NUMERICS != "portable":
-        return
+    if NUMERICS == "portable":
+        _override_kernels()
+
+
+@cache
+def _override_kernels() -> torch.library.Library:
+    """Replace torch's matrix products and norms, once: the kernels are in use as long as the library object, which is cached, lives.
+
+    The products are oneDNN's instead of MKL's, which still computes what is not listed here. A norm of a large tensor is the only
+    reduction here that torch splits by the number of threads.
+    """
+    library = torch.library.Library("aten", "IMPL")
     for name, function in {
         "mm": _product,
         "mm.out": lambda a, b, *, out: out.copy_(_product(a, b)),
@@ -83,7 +88,8 @@ def use_kernels() -> None:
         "linalg_vector_norm": _norm,
     }.items():
         with warnings.catch_warnings(action="ignore"):  # torch's, that this overrides its own
-            _onednn.impl(name, function, "CPU")
+            library.impl(name, function, "CPU")
+    return library
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -103,7 +109,7 @@ def _norm(values, ord=2, dim=None, keepdim=False, *, dtype=None):
         out = values.new_empty(0, dtype=dtype)
         return torch.ops.aten.linalg_vector_norm.out(values, ord, dim, keepdim, dtype=dtype, out=out)
     rows = functional.pad(values.flatten().double(), (0, -values.numel() % NORM_ROW)).view(-1, NORM_ROW)
-    squares = rows.square().sum(dim=1)  # each row's by one thread
+    squares = rows.square().sum(dim=1)  # one thread adds up a row
     return torch.tensor(math.sqrt(math.fsum(squares.tolist())), dtype=dtype or values.dtype)
 
 
@@ -111,9 +117,9 @@ def _norm(values, ord=2, dim=None, keepdim=False, *, dtype=None):
 
 
 def fingerprints() -> dict[str, str]:
-    """Operations that training and evaluation are made of, forward and backward: name -> sha256 of the bytes they give.
+    """The operations of training and evaluation, forward and backward: name -> sha256 of the bytes of their results.
 
-    The numbers that they are given are exact on every machine, and enough of them to occupy several threads.
+    Their inputs are exact on every machine, and large enough to occupy several threads.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -171,7 +177,7 @@ def _adamw(weight: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _random() -> list[torch.Tensor]:
-    """What is drawn for LoRA's A matrices and for the order of the rows."""
+    """Random numbers as for LoRA's A matrices and for the order of the rows."""
     generator = torch.Generator().manual_seed(0)
     uniform = torch.nn.init.kaiming_uniform_(torch.empty(64, 576), a=math.sqrt(5), generator=generator)
     return [uniform, torch.randn(4096, generator=generator), torch.randperm(4096, generator=generator)]

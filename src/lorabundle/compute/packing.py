@@ -1,13 +1,13 @@
 """Rows laid end to end in one sequence, so that no padding goes through the model, and shared tokens go through it once.
 
-Each row attends to itself and to the tokens that all rows start with (a template's system prompt, say), and to no other row,
-so the result is that of padded batches: hidden states and gradients are compared with transformers' own in the tests.
+Each row attends to itself and to the tokens that all rows start with (for example a template's system prompt), and to no other
+row. So the result is that of padded batches: the tests compare hidden states and gradients with transformers' own.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch.nn.functional import dropout as drop
@@ -20,16 +20,16 @@ ROWS_PER_GROUP = 4  # rows of similar length that attention pads to one; 2 and 8
 # Sizes are rounded up to these, because oneDNN generates and keeps about 0.5 MB of code for each new shape of a product: over
 # the default run's 125 steps, each of other lengths, that came to more than 1 GB
 TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 16  # of a pack; of a group's rows
-SDPA_FROM = 1024  # tokens of a row from which the fused attention is used in any case: the other keeps length^2 weights
+SDPA_FROM = 1024  # tokens of a row from which the fused attention is always used: the other keeps length^2 weights
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that attention treats together: `rows` of them, padded to `length`, behind `shared` tokens common to all."""
+    """Rows that attention treats together: `num_rows` of them, padded to `length`, after `shared_tokens` tokens common to all."""
 
-    rows: int
+    num_rows: int
     length: int
-    shared: int
+    shared_tokens: int
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,26 @@ class Packed:
 
     Attributes:
         input_ids, position_ids: (1, tokens); a row's positions count from its own start.
-        scored: (responses,) places whose next token is a label, row by row.
-        targets: (responses,) those labels.
-        response_tokens: how many of them are each row's.
+        scored: (response tokens,) positions here whose next token is a label, row by row.
+        targets: (response tokens,) those labels.
+        num_response_tokens: of each row.
         groups: how attention pads the rows.
-        padded: (padded tokens,) for each place in the groups, one after the other, its place here; 0 where it is padding.
-        places: (tokens,) the inverse: for each place here, its place in the groups.
+        padded: (padded tokens,) for each position in the groups, one group after the other, the position here; 0 for padding.
+        places: (tokens,) the inverse: for each position here, the position in the groups.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     scored: torch.Tensor
     targets: torch.Tensor
-    response_tokens: list[int]
+    num_response_tokens: list[int]
     groups: list[Group]
     padded: torch.Tensor
     places: torch.Tensor
 
 
-def shared_start(rows: Iterable[dict]) -> int:
-    """How many tokens all rows start with, of those that come before the token that predicts any row's first label."""
+def count_shared_tokens(rows: Iterable[dict]) -> int:
+    """Number of tokens that all rows start with. It ends before the token that predicts any row's first label."""
     start: list[int] | None = None
     for row in rows:
         ids, labels = row["input_ids"], row["labels"]
@@ -68,56 +68,54 @@ def shared_start(rows: Iterable[dict]) -> int:
     return len(start or [])
 
 
-def batches(lengths: list[int], shared: int, max_tokens: int) -> list[list[int]]:
+def batches(lengths: list[int], shared_tokens: int, max_tokens: int) -> list[list[int]]:
     """Indices of rows to pack together, in order of length; more than one row only if they fit in `max_tokens`.
 
     Args:
         lengths: of the rows' "input_ids".
-        shared: tokens at their start that are packed once.
-        max_tokens: of a pack.
+        shared_tokens: number of tokens at their start that are packed once.
+        max_tokens: limit of a pack.
     """
     result: list[list[int]] = []
     room = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        length = lengths[index] - 1 - shared
+        length = lengths[index] - 1 - shared_tokens
         if not result or length > room:
             result.append([])
-            room = max_tokens - shared
+            room = max_tokens - shared_tokens
         result[-1].append(index)
         room -= length
     return result
 
 
-def pack(rows: list[dict], shared: int) -> Packed:
+def pack(rows: list[dict], shared_tokens: int) -> Packed:
     """Lay rows end to end.
 
     Args:
         rows: {"input_ids", "labels"}, best in order of length.
-        shared: how many tokens at the start are common to all rows (see `shared_start`); 0 to share none.
+        shared_tokens: number of tokens at the start that are common to all rows (see `count_shared_tokens`); 0 to share none.
     """
-    input_ids, position_ids = rows[0]["input_ids"][:shared], list(range(shared))
-    targets, starts, lengths = [IGNORE_INDEX] * shared, [], []
+    input_ids, position_ids = rows[0]["input_ids"][:shared_tokens], list(range(shared_tokens))
+    targets, starts, lengths = [IGNORE_INDEX] * shared_tokens, [], []
     for row in rows:
         starts.append(len(input_ids))
-        lengths.append(len(row["input_ids"]) - 1 - shared)
-        input_ids = input_ids + row["input_ids"][shared:-1]
-        position_ids += range(shared, shared + lengths[-1])
-        targets += row["labels"][shared + 1 :]
-    # Nothing attends to the fill behind the last row, so it gets no gradient. Its positions are 0: none is beyond the model's
+        lengths.append(len(row["input_ids"]) - 1 - shared_tokens)
+        input_ids = input_ids + row["input_ids"][shared_tokens:-1]
+        position_ids += range(shared_tokens, shared_tokens + lengths[-1])
+        targets += row["labels"][shared_tokens + 1 :]
+    # Nothing attends to the fill after the last row, so it gets no gradient. Its positions are 0, which every model has
     fill = -len(input_ids) % TOKENS_MULTIPLE
-    input_ids, position_ids, targets = (
-        input_ids + [0] * fill,
-        position_ids + [0] * fill,
-        targets + [IGNORE_INDEX] * fill,
-    )
+    input_ids = input_ids + [0] * fill
+    position_ids += [0] * fill
+    targets += [IGNORE_INDEX] * fill
     lengths[-1] += fill
-    groups = [Group(1, shared, 0)] if shared else []
-    padded, real = [torch.arange(shared)], [torch.ones(shared, dtype=torch.bool)]
+    groups = [Group(1, shared_tokens, 0)] if shared_tokens else []
+    padded, real = [torch.arange(shared_tokens)], [torch.ones(shared_tokens, dtype=torch.bool)]
     for first in range(0, len(rows), ROWS_PER_GROUP):
         members = range(first, min(first + ROWS_PER_GROUP, len(rows)))
         longest = max(lengths[row] for row in members)
         longest += -longest % LENGTH_MULTIPLE
-        groups.append(Group(len(members), longest, shared))
+        groups.append(Group(len(members), longest, shared_tokens))
         offsets = torch.arange(longest)
         for row in members:
             real.append(offsets < lengths[row])
@@ -132,7 +130,7 @@ def pack(rows: list[dict], shared: int) -> Packed:
         position_ids=torch.tensor([position_ids]),
         scored=scored,
         targets=labels[scored],
-        response_tokens=[sum(label != IGNORE_INDEX for label in row["labels"][1:]) for row in rows],
+        num_response_tokens=[sum(label != IGNORE_INDEX for label in row["labels"][1:]) for row in rows],
         groups=groups,
         padded=index,
         places=places,
@@ -141,7 +139,8 @@ def pack(rows: list[dict], shared: int) -> Packed:
 
 @contextmanager
 def packed_attention(base: PreTrainedModel) -> Iterator[None]:
-    """Let `base` attend as `Packed` says. Around the backward pass too: gradient checkpointing computes forward there."""
+    """Make `base` attend as `Packed` says. Around the backward pass too: gradient checkpointing computes forward there."""
+    _register_attention()
     before = base.config._attn_implementation  # "eager" or "sdpa"
     base.config._attn_implementation = f"packed_{before}"
     try:
@@ -151,7 +150,7 @@ def packed_attention(base: PreTrainedModel) -> Iterator[None]:
 
 
 def scored_states(base: PreTrainedModel, packed: Packed) -> torch.Tensor:
-    """Last hidden states (responses, hidden size) at the scored places. Within `packed_attention`."""
+    """Last hidden states (response tokens, hidden size) at the scored positions. Within `packed_attention`."""
     output = base.model(input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, packed=packed)
     return output.last_hidden_state[0, packed.scored]
 
@@ -170,7 +169,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """The way back, in which padding gets no gradient."""
+    """The inverse of `_Pad`; padding gets no gradient."""
 
     @staticmethod
     def forward(ctx, states, packed):
@@ -187,7 +186,7 @@ class _Unpad(torch.autograd.Function):
 def _attend(
     core, module, query, key, value, attention_mask, scaling, packed, dropout=0.0, sliding_window=None, **kwargs
 ):
-    """Attention over packed rows, in the form that transformers' AttentionInterface asks for.
+    """Attention over packed rows, with the signature that transformers' `AttentionInterface` asks for.
 
     Args:
         core: "eager" or "sdpa".
@@ -195,12 +194,12 @@ def _attend(
 
     Returns the output (1, tokens, heads, head size), and None for the weights.
     """
-    sizes = [group.rows * group.length for group in packed.groups]
+    sizes = [group.num_rows * group.length for group in packed.groups]
     parts = [_Pad.apply(states[0], packed).split(sizes, dim=1) for states in (query, key, value)]
     outputs, shared = [], ()
     for group, queries, keys, values in zip(packed.groups, *parts, strict=True):
-        if group.shared:
-            keys, values = (_behind(*pair, group) for pair in zip(shared, (keys, values), strict=True))
+        if group.shared_tokens:
+            keys, values = (_after_shared(*pair, group) for pair in zip(shared, (keys, values), strict=True))
         else:
             shared = keys, values
             keys, values = (_rows(states, group) for states in shared)
@@ -213,30 +212,31 @@ def _attend(
 
 def _rows(states: torch.Tensor, group: Group) -> torch.Tensor:
     """(heads, rows x length, size) as (heads, rows, length, size)."""
-    return states.unflatten(1, (group.rows, group.length))
+    return states.unflatten(1, (group.num_rows, group.length))
 
 
-def _behind(shared: torch.Tensor, states: torch.Tensor, group: Group) -> torch.Tensor:
-    """Each row's keys or values behind the shared ones: (key heads, rows, shared + length, size)."""
-    return torch.cat([shared[:, None].expand(-1, group.rows, -1, -1), _rows(states, group)], dim=2)
+def _after_shared(shared: torch.Tensor, states: torch.Tensor, group: Group) -> torch.Tensor:
+    """The shared keys or values and then each row's own: (key heads, rows, shared + length, size)."""
+    return torch.cat([shared[:, None].expand(-1, group.num_rows, -1, -1), _rows(states, group)], dim=2)
 
 
 def mask(group: Group, sliding_window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """(length, shared + length): 0 where a token may look, -inf at what comes later or lies outside the window."""
-    distance = torch.arange(group.length)[:, None] + group.shared - torch.arange(group.shared + group.length)
-    hidden = (distance < 0) | (distance >= (sliding_window or group.shared + group.length))
+    """(length, shared + length): 0 where a token may look, -inf at later tokens and at those outside the window."""
+    num_keys = group.shared_tokens + group.length
+    distance = torch.arange(group.length)[:, None] + group.shared_tokens - torch.arange(num_keys)
+    hidden = (distance < 0) | (distance >= (sliding_window or num_keys))
     return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
 
 
 def _eager(query, key, value, mask, scaling, dropout):
     """Softmax attention in two batched products: query heads that share a key head are rows of one matrix."""
     heads, rows, length, size = query.shape
-    sharing = heads // len(key)
-    stacked = query.unflatten(0, (-1, sharing)).transpose(1, 2).reshape(-1, sharing * length, size)
-    scores = torch.baddbmm(mask.repeat(sharing, 1), stacked, key.flatten(0, 1).transpose(1, 2), alpha=scaling)
+    heads_per_key = heads // len(key)
+    stacked = query.unflatten(0, (-1, heads_per_key)).transpose(1, 2).reshape(-1, heads_per_key * length, size)
+    scores = torch.baddbmm(mask.repeat(heads_per_key, 1), stacked, key.flatten(0, 1).transpose(1, 2), alpha=scaling)
     weights = drop(scores.softmax(dim=-1), dropout)
     output = weights @ value.flatten(0, 1)
-    return output.view(-1, rows, sharing, length, size).transpose(1, 2).reshape(query.shape)
+    return output.view(-1, rows, heads_per_key, length, size).transpose(1, 2).reshape(query.shape)
 
 
 def _sdpa(query, key, value, mask, scaling, dropout):
@@ -249,5 +249,10 @@ def _sdpa(query, key, value, mask, scaling, dropout):
 
 
 CORES = {"eager": _eager, "sdpa": _sdpa}  # by the names of transformers' own
-for _name in CORES:
-    AttentionInterface.register(f"packed_{_name}", partial(_attend, _name))
+
+
+@cache
+def _register_attention() -> None:
+    """Make the packed attention known to transformers, once."""
+    for name in CORES:
+        AttentionInterface.register(f"packed_{name}", partial(_attend, name))

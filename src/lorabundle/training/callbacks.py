@@ -1,4 +1,4 @@
-"""What a training says of itself: `train_log.jsonl`, a line or a progress bar on the console, and an error when it diverges."""
+"""What a training reports while it runs: `train_log.jsonl`, a line or a progress bar on the console, an error if it diverges."""
 
 import logging
 import math
@@ -13,34 +13,39 @@ from lorabundle.core.files import write_jsonl
 
 log = logging.getLogger("lorabundle.train")
 
+TRAIN_KEYS = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second")
+VAL_KEYS = ("step", "epoch", "eval_loss")
 
-class Journal(TrainerCallback):
+
+class TrainingLog(TrainerCallback):
     """Write `train_log.jsonl`, show progress, and stop a run that diverges."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.step_seconds = 0.0
+        self.step_seconds = 0.0  # of the steps since the last logged loss
         self.step_started = 0.0
         self.tokens_logged = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Open the progress bar; tqdm leaves it off when nobody watches a terminal."""
+        """Open the progress bar. tqdm disables it if stderr is not a terminal."""
         logged = [entry["tokens"] for entry in state.log_history if "tokens" in entry]
         self.tokens_logged = logged[-1] if logged else 0
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None, dynamic_ncols=True)
         self.began, self.first_step = time.monotonic(), state.global_step
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Time the steps alone, without validation and saving."""
+        """Start the clock: only steps are timed, not validation and saving."""
         self.step_started = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Advance."""
+        """Stop the clock. The last step's training loss is always logged, even if `logging_steps` does not divide its number."""
         self.step_seconds += time.monotonic() - self.step_started
         self.bar.update(1)
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def on_log(self, args, state, control, logs, **kwargs):
-        """Rewrite the journal from the trainer's history, which survives a resume."""
+        """Rewrite the log from the trainer's history, which a checkpoint keeps."""
         entry = state.log_history[-1]
         for name in ("loss", "grad_norm", "eval_loss"):
             if not math.isfinite(entry.get(name, 0.0)):
@@ -54,7 +59,7 @@ class Journal(TrainerCallback):
             self._show(state, entry)
         elif "eval_loss" in entry and self.bar.disable:
             log.info("step %d/%d  validation loss %.4f", state.global_step, state.max_steps, entry["eval_loss"])
-        write_jsonl(self.path, journal_rows(state.log_history))
+        write_jsonl(self.path, log_rows(state.log_history))
 
     def on_train_end(self, args, state, control, **kwargs):
         """Close the bar."""
@@ -64,19 +69,18 @@ class Journal(TrainerCallback):
         if not self.bar.disable:
             self.bar.set_postfix_str(f"loss {entry['loss']:.3f}")
             return
-        seconds = (time.monotonic() - self.began) / (state.global_step - self.first_step)
-        log.info(
-            "step %d/%d  loss %.4f  learning rate %.2e  %.0f tokens/s  %.1f min left",
-            *(state.global_step, state.max_steps, entry["loss"], entry["learning_rate"], entry["tokens_per_second"]),
-            seconds * (state.max_steps - state.global_step) / 60,
-        )
+        seconds_per_step = (time.monotonic() - self.began) / (state.global_step - self.first_step)
+        minutes_left = seconds_per_step * (state.max_steps - state.global_step) / 60
+        progress = f"step {state.global_step}/{state.max_steps}  loss {entry['loss']:.4f}"
+        rates = f"learning rate {entry['learning_rate']:.2e}  {entry['tokens_per_second']:.0f} tokens/s"
+        log.info("%s  %s  %.1f min left", progress, rates, minutes_left)
 
 
-def journal_rows(history: list[dict]) -> list[dict]:
-    """The trainer's history as rows of `train_log.jsonl`: one per logging step, one per validation."""
-    train = ("step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_second")
-    val = ("step", "epoch", "eval_loss")
-    chosen = [
-        (entry, train if "loss" in entry else val) for entry in history if "loss" in entry or "eval_loss" in entry
-    ]
-    return [{key: entry[key] for key in keys if key in entry} for entry, keys in chosen]
+def log_rows(history: list[dict]) -> list[dict]:
+    """The trainer's history as rows of `train_log.jsonl`: one for each logged training loss, one for each validation."""
+    rows = []
+    for entry in history:
+        if "loss" in entry or "eval_loss" in entry:
+            keys = TRAIN_KEYS if "loss" in entry else VAL_KEYS
+            rows.append({key: entry[key] for key in keys if key in entry})
+    return rows

@@ -1,4 +1,4 @@
-"""Checkpoints that are known to be whole, and of the same training: which one to go on from.
+"""Which checkpoint to resume from: a complete one, and of the same training.
 
 A checkpoint's `complete.json` is written last. It has the sha256 of each of its files and the training's fingerprint.
 """
@@ -17,26 +17,41 @@ from lorabundle.model.convert import FETCH_FIRST
 
 log = logging.getLogger("lorabundle.train")
 
-COMPLETE = "complete.json"  # written last into a checkpoint: one without it was cut short
-CODE = ("model", "compute", "training")
+COMPLETE = "complete.json"  # written last into a checkpoint: one without it is incomplete
+FINISHED = "finished.json"  # next to the checkpoints once training is over: the next run starts from the beginning
 PACKAGE = Path(lorabundle.__file__).parent
-FINISHED = "finished.json"  # beside the checkpoints once training is over: the next run starts afresh
+CODE_FOLDERS = ("model", "compute", "training")  # what they hold decides the course of training, and so does train.py
+
+
+def folder(run_config: Config) -> Path:
+    """Where a run's checkpoints are."""
+    return run_config.run_dir / "checkpoints"
 
 
 def seal(checkpoint: Path, fingerprint: str) -> None:
-    """Mark a checkpoint as whole."""
+    """Mark a checkpoint as complete."""
     files = {file.name: sha256_file(file) for file in sorted(checkpoint.iterdir()) if file.name != COMPLETE}
     write_json(checkpoint / COMPLETE, {"fingerprint": fingerprint, "files": files})
 
 
+def mark_finished(run_config: Config, fingerprint: str) -> None:
+    """Note next to the checkpoints that the training is over."""
+    write_json(folder(run_config) / FINISHED, {"fingerprint": fingerprint})
+
+
 def training_code() -> list[Path]:
-    """The source files that decide the course of training, sorted: whole folders, so that none can be forgotten."""
-    files = [file for name in CODE for file in (PACKAGE / name).rglob("*") if file.suffix in (".py", ".json")]
+    """The source files that decide the course of training, sorted: all in these folders, so that none can be forgotten."""
+    files = [file for name in CODE_FOLDERS for file in (PACKAGE / name).rglob("*") if file.suffix in (".py", ".json")]
     return sorted([*files, PACKAGE / "train.py"])
 
 
 def training_fingerprint(run_config: Config, manifest: dict) -> str:
-    """Hex sha256 of all that decides the course of training; a checkpoint is resumed only under the same one."""
+    """Hex sha256 of everything that decides the course of training; only a checkpoint with the same one is resumed.
+
+    Args:
+        run_config: as it is trained with, after what memory allows is decided.
+        manifest: of the splits.
+    """
     settings = run_config.model_dump(include=config.TRAINING_SECTIONS)
     provenance = read_json(run_config.model_dir / "provenance.json", FETCH_FIRST)
     code = {path.relative_to(PACKAGE).as_posix(): sha256_file(path) for path in training_code()}
@@ -48,21 +63,27 @@ def training_fingerprint(run_config: Config, manifest: dict) -> str:
     return sha256_bytes(repr((settings, manifest, provenance, code, resolved, software)).encode())
 
 
-def last_checkpoint(folder: Path, fingerprint: str) -> Path | None:
-    """The newest whole checkpoint of the same training; the folder is cleared when there is nothing to go on from."""
-    if not (folder / FINISHED).exists():
-        for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-            try:
-                complete = read_json(checkpoint / COMPLETE, "")
-            except (MissingInputError, MalformedInputError):
-                log.warning("%s was cut short while being written; ignored", checkpoint)
-                continue
-            if complete["fingerprint"] != fingerprint:
-                log.warning("%s belongs to other settings, data or code; training starts afresh", checkpoint)
-                break
-            if changed_files(checkpoint, complete["files"]):
-                log.warning("%s is damaged; ignored", checkpoint)
-                continue
-            return checkpoint
-    shutil.rmtree(folder, ignore_errors=True)
+def last_checkpoint(run_config: Config, fingerprint: str) -> Path | None:
+    """The newest complete checkpoint of the same training. If there is none, all checkpoints are deleted.
+
+    Args:
+        run_config: of the training.
+        fingerprint: see `training_fingerprint`.
+    """
+    saved = folder(run_config)
+    by_step = sorted(saved.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for checkpoint in [] if (saved / FINISHED).exists() else reversed(by_step):
+        try:
+            complete = read_json(checkpoint / COMPLETE, "")
+        except (MissingInputError, MalformedInputError):
+            log.warning("%s was only partly written; it is ignored", checkpoint)
+            continue
+        if complete["fingerprint"] != fingerprint:
+            log.warning("%s has other settings, data or code; training starts from the beginning", checkpoint)
+            break
+        if changed_files(checkpoint, complete["files"]):
+            log.warning("%s is damaged; it is ignored", checkpoint)
+            continue
+        return checkpoint
+    shutil.rmtree(saved, ignore_errors=True)
     return None

@@ -1,4 +1,4 @@
-"""What a run ran on: CPU, threads, dtype, engine, versions, commit. The only facts that may differ between equal runs."""
+"""The machine and software of a run: CPU, threads, dtype, engine, versions, commit. Only these facts may differ between equal runs."""
 
 import os
 import platform

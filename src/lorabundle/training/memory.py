@@ -1,7 +1,7 @@
-"""How much memory a training will take, from shapes alone, before anything large is allocated.
+"""An estimate of a training's peak memory from shapes, before anything large is allocated.
 
-The model is built on torch's meta device, which has shapes and no data, and the largest forward pass of the training is run
-through it: what autograd would keep is counted tensor by tensor.
+The model is built on torch's meta device, which has shapes and no data. The largest forward pass of the training is run
+through it, and what autograd would keep is counted tensor by tensor.
 """
 
 import logging
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from lorabundle.compute import fused, packing
 from lorabundle.compute.load import attach_lora, resolve_attention, resolve_dtype
@@ -20,157 +21,181 @@ from lorabundle.core.errors import MemoryExhaustedError
 
 log = logging.getLogger("lorabundle.train")
 
-# In a container: what it may use of the machine's memory, by cgroups' version 2 and 1
+# In a container: the limit on its memory, by version 2 and version 1 of cgroups
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-BITS_4 = 0.5 + 4 / 64  # bytes a weight: 4 bits, and a float32 scale for each 64
-STEPS = (512, 256, 128)  # max_tokens to fall back on
-LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
-CODE = 40_000_000  # for each size of pass: oneDNN keeps some 30 products of 0.5 MB (see packing.TOKENS_MULTIPLE), the allocator blocks
-ROUNDING = 1.05  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.0 to 1.2
+BYTES_PER_4BIT_WEIGHT = 0.5 + 4 / 64  # 4 bits, and a float32 scale for each 64 weights
+FALLBACK_MAX_TOKENS = (512, 256, 128)  # values of max_tokens to try when memory is short
+LIBRARIES_LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
+# For each size of pass: oneDNN keeps about 30 products of 0.5 MB (see packing.TOKENS_MULTIPLE), the allocator keeps blocks
+CODE_PER_PASS_SIZE = 40_000_000
+ALLOCATOR_OVERHEAD = 1.05  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.0 to 1.2
 
 
-def largest_pass(lengths: list[int], order: Iterable[int], shared: int, train: Train) -> tuple[list[int], int]:
-    """Indices of the rows that make up the forward pass with the most tokens, and how many sizes of passes there are.
+def largest_pass(lengths: list[int], order: Iterable[int], shared_tokens: int, train: Train) -> tuple[list[int], int]:
+    """Indices of the rows of the forward pass with the most tokens, and the number of different sizes of passes.
 
     Args:
         lengths: of all rows.
-        order: the rows of the training, one after the other.
-        shared: tokens that all rows start with.
+        order: indices of the rows, in the order of the training.
+        shared_tokens: number of tokens that all rows start with.
         train: settings.
     """
-    order, size = list(order), train.per_device_train_batch_size
+    order, batch_size = list(order), train.per_device_train_batch_size
     largest: list[int] = []
-    most, sizes = 0, set()
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        for indices in packing.batches([lengths[row] for row in batch], shared, train.max_tokens):
+    most, pass_sizes = 0, set()
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        for indices in packing.batches([lengths[row] for row in batch], shared_tokens, train.max_tokens):
             members = [batch[index] for index in indices]
-            tokens = shared + sum(lengths[row] - 1 - shared for row in members)
-            sizes.add(-(-tokens // packing.TOKENS_MULTIPLE))
+            tokens = shared_tokens + sum(lengths[row] - 1 - shared_tokens for row in members)
+            pass_sizes.add(-(-tokens // packing.TOKENS_MULTIPLE))
             if tokens > most:
                 largest, most = members, tokens
-    return largest, len(sizes)
+    return largest, len(pass_sizes)
 
 
-def estimate(config: Config, rows: list[dict], shared: int, sizes: int) -> dict[str, int]:
-    """Peak memory of training in bytes, by what takes it.
+def estimate(config: Config, rows: list[dict], shared_tokens: int, num_pass_sizes: int) -> dict[str, int]:
+    """Peak memory of a training in bytes, by what takes it.
 
     Args:
         config: of the run; the shapes come from `config.json` in its model folder.
         rows: of the largest forward pass (see `largest_pass`).
-        shared: tokens that all rows start with.
-        sizes: how many sizes of passes there are.
+        shared_tokens: number of tokens that all rows start with.
+        num_pass_sizes: number of different sizes of passes.
     """
-    settings = AutoConfig.from_pretrained(config.model_dir)
+    model_config = AutoConfig.from_pretrained(config.model_dir)
     dtype = resolve_dtype(config.model.dtype)
-    attention = resolve_attention(config.model.attn_implementation)
-    whole = _meta_model(config, settings, dtype, attention, settings.num_hidden_layers)
-    base = adapter = 0
-    for name, weight in whole.named_parameters():
-        if weight.requires_grad:
-            adapter += weight.numel()
-        else:
-            four_bits = config.model.load_in_4bit and name.endswith("base_layer.weight")
-            base += int(weight.numel() * (BITS_4 if four_bits else dtype.itemsize))
-    packed = packing.pack(rows, shared)
-    one, two = (_kept(_meta_model(config, settings, dtype, attention, layers), packed) for layers in (1, 2))
-    places = packed.input_ids.shape[1]
-    further = two - one  # a layer keeps so much; with checkpointing its input alone, until it is gone through again
-    if config.train.gradient_checkpointing:
-        further = places * settings.hidden_size * dtype.itemsize
-    kept = one + (settings.num_hidden_layers - 1) * further
-    head = fused.HEAD_ROWS * settings.vocab_size * 8  # logits and likelihoods, in float32
-    widest = max(weight.numel() for name, weight in whole.named_parameters() if name.endswith("base_layer.weight"))
-    backward = 3 * places * 2 * settings.intermediate_size * dtype.itemsize  # gradients of the widest part of a layer
-    if dtype is torch.bfloat16:  # oneDNN lays a weight out anew for each product
-        head += settings.vocab_size * settings.hidden_size * dtype.itemsize
-        backward += widest * dtype.itemsize
-    if config.model.load_in_4bit:
-        backward += widest * dtype.itemsize
+    full_model = _meta_model(config, model_config, dtype, model_config.num_hidden_layers)
+    num_adapter = sum(weight.numel() for weight in full_model.parameters() if weight.requires_grad)
+    packed = packing.pack(rows, shared_tokens)
+    working = max(_head_bytes(model_config, dtype), _backward_bytes(config, model_config, full_model, dtype, packed))
     return {
-        "Python and libraries": psutil.Process().memory_info().rss + LATER,
-        "generated code": sizes * CODE if dtype is torch.bfloat16 else 0,
-        "base weights": base,
-        "adapter": 4 * adapter,
-        "gradients": 4 * adapter,
-        "optimizer": 8 * adapter,
-        "activations": int(ROUNDING * kept),
-        "working memory": int(ROUNDING * max(head, backward)),
+        "Python and libraries": psutil.Process().memory_info().rss + LIBRARIES_LATER,
+        "generated code": num_pass_sizes * CODE_PER_PASS_SIZE if dtype is torch.bfloat16 else 0,
+        "base weights": _base_bytes(config, full_model, dtype),
+        "adapter": 4 * num_adapter,
+        "gradients": 4 * num_adapter,
+        "optimizer": 8 * num_adapter,
+        "activations": int(ALLOCATOR_OVERHEAD * _activation_bytes(config, model_config, dtype, packed)),
+        "working memory": int(ALLOCATOR_OVERHEAD * working),
     }
 
 
-def fit(config: Config, rows: list[dict], shared: int, sizes: int) -> tuple[Config, dict[str, int]]:
-    """The config to train with, and the estimate for it.
+def fit(config: Config, rows: list[dict], shared_tokens: int, num_pass_sizes: int) -> tuple[Config, dict[str, int]]:
+    """The config to train with, and the memory estimate for it.
 
-    That is the given one, if it fits into the memory that is free; with `train.fit: auto` and fast numerics one that saves
-    memory, as long as it changes no result but by rounding.
+    That is the given config, if it fits into the free memory. With `train.fit: auto` and fast numerics it may be one that saves
+    memory and changes the result only by rounding.
+
+    Args:
+        config: as the user gave it.
+        rows, shared_tokens, num_pass_sizes: see `estimate`.
 
     Raises:
-        MemoryExhaustedError: it does not fit; the message names the cheapest change that does.
+        MemoryExhaustedError: it does not fit; the message names the change that does and costs least time.
     """
-    needed, free = estimate(config, rows, shared, sizes), available_bytes()
-    if sum(needed.values()) <= free:
-        return config, needed
-    short = f"Training needs about {sum(needed.values()) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
+    memory_estimate, free = estimate(config, rows, shared_tokens, num_pass_sizes), available_bytes()
+    if sum(memory_estimate.values()) <= free:
+        return config, memory_estimate
+    short = f"Training needs about {sum(memory_estimate.values()) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
     lengths = [len(row["input_ids"]) for row in rows]
     for setting, changed in cheaper(config):
-        largest, _ = largest_pass(lengths, range(len(rows)), shared, changed.train)
-        fewer_sizes = min(sizes, -(-changed.train.max_tokens // packing.TOKENS_MULTIPLE))
-        less = estimate(changed, [rows[index] for index in largest], shared, fewer_sizes)
-        if sum(less.values()) > free:
+        largest, _ = largest_pass(lengths, range(len(rows)), shared_tokens, changed.train)
+        fewer_sizes = min(num_pass_sizes, -(-changed.train.max_tokens // packing.TOKENS_MULTIPLE))
+        smaller_estimate = estimate(changed, [rows[index] for index in largest], shared_tokens, fewer_sizes)
+        if sum(smaller_estimate.values()) > free:
             continue
-        # Passes of another size round otherwise, so portable bytes cannot depend on what memory is free
+        # Passes of another size round differently, so portable bytes must not depend on the free memory
         if config.train.fit == "auto" and config.numerics == "fast" and changed.model == config.model:
-            log.warning("%s Going on with %s: slower, with the same result.", short, setting)
-            return changed, less
+            log.warning("%s Training uses %s instead: slower, and the result changes only by rounding.", short, setting)
+            return changed, smaller_estimate
         raise MemoryExhaustedError(
-            f"{short} It fits ({sum(less.values()) / 1e9:.1f} GB) with {setting}: set that and run again."
+            f"{short} It fits ({sum(smaller_estimate.values()) / 1e9:.1f} GB) with {setting}: set that and run again."
         )
     raise MemoryExhaustedError(
         f"{short} No setting makes it fit: use a smaller model, a shorter data.max_length, or a machine with more memory."
     )
 
 
-def table(needed: dict[str, int]) -> str:
+def table(memory_estimate: dict[str, int]) -> str:
     """The estimate as lines of text."""
-    rows = [*needed.items(), ("in all", sum(needed.values()))]
+    rows = [*memory_estimate.items(), ("total", sum(memory_estimate.values()))]
     return "\n".join(f"  {name:<22}{size / 1e9:6.2f} GB" for name, size in rows)
 
 
 def available_bytes() -> int:
-    """Memory that this process may still take, its present share included."""
+    """Memory that this process may use, what it uses now included."""
     available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
     limits = [path.read_text(encoding="utf-8").strip() for path in CGROUP_LIMITS if path.is_file()]
     return min([available, *(int(limit) for limit in limits if limit != "max")])
 
 
 def cheaper(config: Config) -> Iterator[tuple[str, Config]]:
-    """Changes that save memory, the least costly first: each with the setting to write, and the config it gives.
+    """Changes that save memory, those that cost least time first: the setting to write, and the config with it.
 
-    Fewer tokens a pass and gradient checkpointing cost time and change results by rounding alone; the dtype and a 4-bit base do.
+    Fewer tokens a pass and gradient checkpointing change the result only by rounding; the dtype and a 4-bit base change it more.
     """
-    fewer = [size for size in STEPS if size < config.train.max_tokens]
-    for size in fewer:
-        yield f"train.max_tokens={size}", _with(config, "train", max_tokens=size)
-    last = {"max_tokens": min([config.train.max_tokens, *STEPS])}
-    saving = _with(config, "train", gradient_checkpointing=True, **last)
-    yield f"train.gradient_checkpointing=true train.max_tokens={last['max_tokens']}", saving
+    for size in FALLBACK_MAX_TOKENS:
+        if size < config.train.max_tokens:
+            yield f"train.max_tokens={size}", _with(config, "train", max_tokens=size)
+    smallest = min([config.train.max_tokens, *FALLBACK_MAX_TOKENS])
+    setting = f"train.gradient_checkpointing=true train.max_tokens={smallest}"
+    saving = _with(config, "train", gradient_checkpointing=True, max_tokens=smallest)
+    yield setting, saving
     if resolve_dtype(config.model.dtype) is torch.float32:
         saving = _with(saving, "model", dtype="bfloat16")
-        yield f"model.dtype=bfloat16 train.gradient_checkpointing=true train.max_tokens={last['max_tokens']}", saving
-    yield (
-        f"model.load_in_4bit=true train.gradient_checkpointing=true train.max_tokens={last['max_tokens']}",
-        _with(saving, "model", load_in_4bit=True),
-    )
+        yield f"model.dtype=bfloat16 {setting}", saving
+    yield f"model.load_in_4bit=true {setting}", _with(saving, "model", load_in_4bit=True)
 
 
 def _with(config: Config, section: str, **values) -> Config:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
-def _meta_model(config: Config, settings, dtype: torch.dtype, attention: str, layers: int):
-    """The model with its adapter and so many layers, without data."""
-    shape = type(settings)(**(settings.to_dict() | {"num_hidden_layers": layers}))
+def _base_bytes(config: Config, model: PeftModel, dtype: torch.dtype) -> int:
+    """The base model's weights."""
+    total = 0
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            in_4bit = config.model.load_in_4bit and name.endswith("base_layer.weight")
+            total += int(weight.numel() * (BYTES_PER_4BIT_WEIGHT if in_4bit else dtype.itemsize))
+    return total
+
+
+def _activation_bytes(
+    config: Config, model_config: PreTrainedConfig, dtype: torch.dtype, packed: packing.Packed
+) -> int:
+    """What autograd keeps of a forward pass, from models with one layer and with two."""
+    first, both = (_kept_bytes(_meta_model(config, model_config, dtype, layers), packed) for layers in (1, 2))
+    per_layer = both - first
+    if config.train.gradient_checkpointing:  # only a layer's input, until the layer is computed again
+        per_layer = packed.input_ids.shape[1] * model_config.hidden_size * dtype.itemsize
+    return first + (model_config.num_hidden_layers - 1) * per_layer
+
+
+def _head_bytes(model_config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """What the head needs for a moment."""
+    logits = fused.HEAD_ROWS * model_config.vocab_size * 8  # and likelihoods, both in float32
+    # oneDNN lays a bfloat16 weight out again for each product
+    weight = model_config.vocab_size * model_config.hidden_size * dtype.itemsize if dtype is torch.bfloat16 else 0
+    return logits + weight
+
+
+def _backward_bytes(
+    config: Config, model_config: PreTrainedConfig, model: PeftModel, dtype: torch.dtype, packed: packing.Packed
+) -> int:
+    """What the backward pass of a layer needs for a moment."""
+    widest = max(weight.numel() for name, weight in model.named_parameters() if name.endswith("base_layer.weight"))
+    gradients = 3 * packed.input_ids.shape[1] * 2 * model_config.intermediate_size * dtype.itemsize  # its widest part's
+    # oneDNN lays a bfloat16 weight out again for each product; a 4-bit weight is restored
+    num_copies = (dtype is torch.bfloat16) + config.model.load_in_4bit
+    return gradients + num_copies * widest * dtype.itemsize
+
+
+def _meta_model(config: Config, model_config: PreTrainedConfig, dtype: torch.dtype, num_layers: int) -> PeftModel:
+    """The model with its adapter and `num_layers` layers, without data."""
+    shape = type(model_config)(**(model_config.to_dict() | {"num_hidden_layers": num_layers}))
+    attention = resolve_attention(config.model.attn_implementation)
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation=attention).requires_grad_(False)
         model = attach_lora(base, config).train()
@@ -178,15 +203,15 @@ def _meta_model(config: Config, settings, dtype: torch.dtype, attention: str, la
     return model
 
 
-def _kept(model, packed: packing.Packed) -> int:
-    """Bytes of the tensors that autograd keeps of a forward pass, parameters excluded."""
+def _kept_bytes(model: PeftModel, packed: packing.Packed) -> int:
+    """Bytes of the tensors that autograd keeps of a forward pass, without the parameters."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     storages: dict[int, torch.UntypedStorage] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if tensor.device.type == "meta" and storage._cdata not in weights:
-            storages[storage._cdata] = storage  # held, so that its number is not given to another
+            storages[storage._cdata] = storage  # kept alive, so that its number is not given to another
         return tensor
 
     base = model.get_base_model()

@@ -1,4 +1,4 @@
-"""The adapter's model card, `adapter/README.md`: a function of the run's files, so that `verify` can make it again."""
+"""The adapter's model card, `adapter/README.md`. It follows from the run's files, so that `verify` can rebuild and compare it."""
 
 from lorabundle.core.config import TRAINING_SECTIONS, Config
 from lorabundle.core.config_file import dump_yaml
@@ -8,7 +8,7 @@ def model_card(run_config: Config, manifest: dict, val_loss: float) -> str:
     """What the adapter is, what it was trained on, how to load it.
 
     Args:
-        run_config: of the training, as it was asked for.
+        run_config: as the user gave it, before what memory allows is decided.
         manifest: of the splits.
         val_loss: at the end of training, in nats a response token.
     """

@@ -1,10 +1,12 @@
-"""Load a base model and an adapter in this process alone and write their logits: the check that a saved adapter is whole.
+"""The check that a saved adapter is complete: a new process loads it, and its logits must be those of the trained model.
 
-Run as: python -m lorabundle.training.reload_check MODEL_DIR ADAPTER_DIR OUTPUT.safetensors DTYPE ATTENTION 4BIT ID,ID,...
+Run as: python -m lorabundle.training.reload_check REQUEST   (JSON with the fields of `Request`)
 """
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -17,30 +19,49 @@ from lorabundle.core.config import Config
 from lorabundle.core.errors import AdapterError, LorabundleError
 
 
+@dataclass(frozen=True)
+class Request:
+    """What the new process loads and computes."""
+
+    model_dir: str
+    adapter_dir: str
+    dtype: str  # of the base model, "float32" or "bfloat16"
+    attn_implementation: str  # "eager" or "sdpa"
+    load_in_4bit: bool
+    input_ids: list[int]  # of one sequence
+    output: str  # file for {"logits": (1, length, vocabulary)}
+
+
 def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Tensor, logits: torch.Tensor) -> float:
-    """Load the saved adapter in a fresh interpreter and compare its logits with those of the trained model.
+    """Load the saved adapter in a new process and compare its logits with those of the trained model.
+
+    Args:
+        run_config: of the training.
+        adapter: folder of the saved adapter.
+        input_ids: (1, length).
+        logits: (1, length, vocabulary) that the trained model gives for them, see `plain_logits`.
 
     Returns the largest absolute difference.
 
     Raises:
-        AdapterError: it does not load, or its logits are not those of the trained model.
+        AdapterError: the adapter does not load, or its logits are not those of the trained model.
     """
     output = adapter.with_name(".reload.safetensors")
-    model = run_config.model
-    command = [
-        sys.executable,
-        "-m",
-        "lorabundle.training.reload_check",
-        str(run_config.model_dir),
-        str(adapter),
-        str(output),
-    ]
-    command += [str(logits.dtype).removeprefix("torch."), resolve_attention(model.attn_implementation)]
-    command += [str(model.load_in_4bit), ",".join(map(str, input_ids[0].tolist()))]
+    request = Request(
+        model_dir=str(run_config.model_dir),
+        adapter_dir=str(adapter),
+        dtype=str(logits.dtype).removeprefix("torch."),
+        attn_implementation=resolve_attention(run_config.model.attn_implementation),
+        load_in_4bit=run_config.model.load_in_4bit,
+        input_ids=input_ids[0].tolist(),
+        output=str(output),
+    )
+    command = [sys.executable, "-m", "lorabundle.training.reload_check", json.dumps(asdict(request))]
     try:
         finished = subprocess.run(command, capture_output=True, text=True)
         if finished.returncode != 0:
-            reason = " ".join(finished.stderr.strip().splitlines()[-1:]) or "it said nothing; was it out of memory?"
+            lines = finished.stderr.strip().splitlines()
+            reason = lines[-1] if lines else "it gave no reason; was it out of memory?"
             raise AdapterError(
                 f"The adapter just saved in {adapter} does not load in a new process (exit code {finished.returncode}): {reason}"
             )
@@ -52,34 +73,35 @@ def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Te
     if not difference <= tolerance:
         raise AdapterError(
             f"The adapter just saved in {adapter} gives other logits in a new process: they differ by up to {difference:.3g}, "
-            f"and {tolerance:.3g} is what rounding explains. Please report this with the run's log."
+            f"and rounding explains only {tolerance:.3g}. Please report this with the run's log."
         )
     return difference
 
 
 @torch.no_grad()
 def plain_logits(model: PeftModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Logits (batch, length, vocabulary) in the weights' own dtype.
+    """Logits (batch, length, vocabulary) in the dtype of the weights.
 
-    Below the outermost `forward`, which a trainer may have wrapped in autocast and a fused head.
+    Calls the parts of the model, because a trainer may have wrapped its outermost `forward` in autocast.
     """
     base = model.get_base_model()
     return base.lm_head(base.model(input_ids=input_ids, use_cache=False).last_hidden_state)
 
 
-def main(model_dir: str, adapter_dir: str, output: str, dtype: str, attention: str, load_in_4bit: str, ids: str) -> int:
-    """Write {"logits": (1, length, vocabulary)} for the token ids."""
+def main(request: Request) -> int:
+    """Load the base model and the adapter, and write their logits; returns the exit code."""
     numerics.use_kernels()
-    base, _ = from_folder(Path(model_dir), getattr(torch, dtype), attention, load_in_4bit == "True")
+    dtype = getattr(torch, request.dtype)
+    base, _ = from_folder(Path(request.model_dir), dtype, request.attn_implementation, request.load_in_4bit)
     try:
-        model = load_adapter(base.eval(), Path(adapter_dir))
+        model = load_adapter(base.eval(), Path(request.adapter_dir))
     except LorabundleError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    logits = plain_logits(model, torch.tensor([[int(token) for token in ids.split(",")]]))
-    save_file({"logits": logits.contiguous()}, output)
+    logits = plain_logits(model, torch.tensor([request.input_ids]))
+    save_file({"logits": logits.contiguous()}, request.output)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(Request(**json.loads(sys.argv[1]))))

@@ -1,7 +1,6 @@
-"""The training step: packed rows through fused layers, the head on response tokens alone, and one division by their number.
+"""The training step: packed rows through fused layers, the head on response tokens only, and one division by their number.
 
-`fuse` prepares a model once; `backward` adds the gradients of some rows. What is computed is what a padded batch and
-PEFT's own layers give (tested over 20 steps beside TRL's `SFTTrainer`).
+The result is that of a padded batch through PEFT's own layers (a test compares 20 steps with TRL's `SFTTrainer`).
 """
 
 from collections.abc import Iterable
@@ -11,21 +10,21 @@ from peft import PeftModel
 from transformers import PreTrainedConfig
 
 from lorabundle.compute import packing
-from lorabundle.compute.fused import fuse, response_nats
-
-__all__ = ["backward", "fuse", "sharable_start", "unpadded"]
+from lorabundle.compute.fused import response_nats
 
 
-def sharable_start(settings: PreTrainedConfig, lora_dropout: float, rows: Iterable[dict]) -> int:
-    """How many tokens the rows' shared start has; 0 where dropout would have to differ from row to row.
+def count_sharable_tokens(model_config: PreTrainedConfig, lora_dropout: float, rows: Iterable[dict]) -> int:
+    """Number of tokens at the start of all rows that can go through the model once for all.
+
+    It is 0 if the model uses dropout, which has to differ from row to row.
 
     Args:
-        settings: the base model's.
-        lora_dropout: the adapter's.
-        rows: {"input_ids", "labels"}; gone through once.
+        model_config: of the base model.
+        lora_dropout: of the adapter.
+        rows: {"input_ids", "labels"}; read once.
     """
-    dropouts = lora_dropout, settings.attention_dropout, settings.resid_pdrop, settings.embd_pdrop
-    return 0 if any(dropouts) else packing.shared_start(rows)
+    dropouts = lora_dropout, model_config.attention_dropout, model_config.resid_pdrop, model_config.embd_pdrop
+    return 0 if any(dropouts) else packing.count_shared_tokens(rows)
 
 
 def unpadded(batch: dict[str, torch.Tensor]) -> list[dict]:
@@ -37,25 +36,27 @@ def unpadded(batch: dict[str, torch.Tensor]) -> list[dict]:
     ]
 
 
-def backward(model: PeftModel, rows: list[dict], shared: int, max_tokens: int, responses: int) -> torch.Tensor:
-    """Add the gradients of the rows' nats / `responses` to the trainable parameters.
+def backward(
+    model: PeftModel, rows: list[dict], shared_tokens: int, max_tokens: int, num_response_tokens: int
+) -> torch.Tensor:
+    """Add the gradients of the rows' nats / `num_response_tokens` to the trainable parameters.
 
     Args:
         model: in training mode.
         rows: {"input_ids", "labels"}.
-        shared: tokens that all rows start with (see `sharable_start`).
-        max_tokens: of one forward pass; a longer row goes by itself.
-        responses: response tokens of the whole optimizer step, so that accumulation changes nothing.
+        shared_tokens: number of tokens that all rows start with (see `count_sharable_tokens`).
+        max_tokens: limit of one forward pass; a longer row gets a pass of its own.
+        num_response_tokens: of the complete optimizer step, so that gradient accumulation does not change the result.
 
     Returns that loss, detached.
     """
     base = model.get_base_model()
     total = torch.zeros(())
     with packing.packed_attention(base):
-        for indices in packing.batches([len(row["input_ids"]) for row in rows], shared, max_tokens):
-            packed = packing.pack([rows[index] for index in indices], shared)
+        for indices in packing.batches([len(row["input_ids"]) for row in rows], shared_tokens, max_tokens):
+            packed = packing.pack([rows[index] for index in indices], shared_tokens)
             states = packing.scored_states(base, packed)
-            loss = response_nats(states, base.lm_head, packed.targets) / responses
+            loss = response_nats(states, base.lm_head, packed.targets) / num_response_tokens
             loss.backward()
             total += loss.detach()
     return total

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from lorabundle.compute.fused import fuse
 from lorabundle.compute.scoring import mean_loss, score_responses
 from lorabundle.core.config import Config
 from lorabundle.training import checkpoints, memory, step
@@ -26,7 +27,7 @@ class StepSampler(torch.utils.data.Sampler):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Each epoch has an order of its own; called by accelerate's data loader."""
+        """Give each epoch its own order; accelerate's data loader calls this."""
         self.epoch = epoch
 
     def __iter__(self):
@@ -37,31 +38,39 @@ class StepSampler(torch.utils.data.Sampler):
 
 
 class LoraTrainer(SFTTrainer):
-    """`SFTTrainer` with a token-weighted validation loss and checkpoints that are known to be whole."""
+    """`SFTTrainer` with our training step, a token-weighted validation loss and sealed checkpoints.
 
-    def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, shared: int, **kwargs):
+    Args:
+        fingerprint: of the training, written into each checkpoint.
+        val_rows: {"input_ids", "labels"} of the validation split.
+        max_tokens: limit of one forward pass.
+        shared_tokens: number of tokens that all training rows start with (see `step.count_sharable_tokens`).
+        **kwargs: of `SFTTrainer`.
+    """
+
+    def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, shared_tokens: int, **kwargs):
         adapter = {name: value.data for name, value in kwargs["model"].named_parameters() if value.requires_grad}
         super().__init__(**kwargs)
-        # Over a 4-bit base TRL has rounded them to bfloat16, which loses small updates
+        # Over a 4-bit base TRL has rounded the adapter to bfloat16, which loses small updates
         for name, value in adapter.items():
             self.model.get_parameter(name).data = value
         self.fingerprint = fingerprint
         self.val_rows = val_rows
         self.tokens_seen = 0
         self.max_tokens = max_tokens
-        self.shared = shared
-        step.fuse(self.model)
+        self.shared_tokens = shared_tokens
+        fuse(self.model)
 
     def _get_train_sampler(self, train_dataset=None) -> StepSampler:
         rows_per_step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         return StepSampler([len(ids) for ids in self.train_dataset["input_ids"]], rows_per_step, self.args.seed)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """`step.backward` in place of TRL's padded forward pass; the tokens seen are the rows' own, padding excluded."""
+        """`step.backward` instead of TRL's padded forward pass. The tokens seen are the rows' own, without padding."""
         model.train()
         rows = step.unpadded(inputs)
         self.tokens_seen += sum(len(row["input_ids"]) for row in rows)
-        return step.backward(model, rows, self.shared, self.max_tokens, int(num_items_in_batch))
+        return step.backward(model, rows, self.shared_tokens, self.max_tokens, int(num_items_in_batch))
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Validation loss in nats a response token. (transformers' own averages the batches' means.)"""
@@ -74,11 +83,11 @@ class LoraTrainer(SFTTrainer):
         return metrics
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Add the running token count, so that it is in the state that a checkpoint keeps."""
+        """Add the number of tokens seen, so that it is in the state that a checkpoint keeps."""
         super().log(logs | {"tokens": self.tokens_seen}, *args, **kwargs)
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Nothing: the adapter gets one card, at the end, with what is known then."""
+        """Write no TRL card: the adapter gets our card at the end, with the final validation loss."""
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         super()._save_checkpoint(*args, **kwargs)
@@ -87,7 +96,12 @@ class LoraTrainer(SFTTrainer):
 
 
 def sft_config(run_config: Config, folder: Path) -> SFTConfig:
-    """The run's settings in TRL's form, with every default that matters here stated."""
+    """The run's settings in TRL's form. Every default that matters here is stated.
+
+    Args:
+        run_config: as it is trained with.
+        folder: for the checkpoints.
+    """
     settings = run_config.train
     return SFTConfig(
         output_dir=str(folder),
@@ -101,16 +115,22 @@ def sft_config(run_config: Config, folder: Path) -> SFTConfig:
         eval_strategy="steps",
         save_strategy="steps",
         logging_nan_inf_filter=False,  # show a divergence instead of averaging it away
-        disable_tqdm=True,  # the journal has a bar of its own
+        disable_tqdm=True,  # `TrainingLog` has its own bar
         report_to="none",
     )
 
 
-def largest_rows(run_config: Config, rows: Dataset, shared: int) -> tuple[list[dict], int, int]:
-    """The rows of the training's largest forward pass, how many tokens they share, and how many sizes of passes there are."""
+def largest_rows(run_config: Config, rows: Dataset, shared_tokens: int) -> tuple[list[dict], int]:
+    """The rows of the training's largest forward pass, and the number of different sizes of passes.
+
+    Args:
+        run_config: of the training.
+        rows: "input_ids" and "labels" of the training split.
+        shared_tokens: number of tokens that all rows start with.
+    """
     lengths, train = [len(ids) for ids in rows["input_ids"]], run_config.train
     rows_per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
     order = StepSampler(lengths, rows_per_step, run_config.seed)
     trained = islice(order, rows_per_step * train.max_steps if train.max_steps > 0 else None)
-    largest, sizes = memory.largest_pass(lengths, trained, shared, train)
-    return rows.select(largest).to_list(), shared, sizes
+    largest, num_pass_sizes = memory.largest_pass(lengths, trained, shared_tokens, train)
+    return rows.select(largest).to_list(), num_pass_sizes

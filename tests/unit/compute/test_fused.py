@@ -89,7 +89,7 @@ def adapted(model, **settings):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 def test_layers_are_those_of_peft(tiny_copy, dtype, tolerance):
-    """Logits and gradients of the whole model, before and after fusing. The tolerance is a share of the largest value."""
+    """Logits and gradients of the model, before and after fusing. The tolerance is a share of the largest value."""
     model, input_ids = adapted(tiny_copy.to(dtype)), torch.randint(0, 16, (3, 20))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 

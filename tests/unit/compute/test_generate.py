@@ -1,4 +1,4 @@
-"""Greedy answers of a tiny random model, against plain transformers."""
+"""Greedy answers of a tiny random model, compared with plain transformers."""
 
 import itertools
 
@@ -35,7 +35,9 @@ def test_generation_stops_at_the_end_of_turn(tiny_model, tokenizer, monkeypatch)
     """The text ends before the end-of-turn token, and `stopped` tells a finished answer from one that was cut off."""
     new_ids = one_by_one(tiny_model, PROMPTS[0], max_new_tokens=6)
     first_of = [new_ids.index(token) for token in new_ids]
-    place = max(place for place, first in enumerate(first_of) if place == first)  # the last token to appear anew
+    place = max(
+        place for place, first in enumerate(first_of) if place == first
+    )  # the last token that had not appeared before
     monkeypatch.setattr("lorabundle.compute.generate.end_of_turn_id", lambda _: new_ids[place])
     (stopped,) = generate(tiny_model, tokenizer, PROMPTS[:1], max_new_tokens=place + 1, batch_size=1)
     (cut,) = generate(tiny_model, tokenizer, PROMPTS[:1], max_new_tokens=place, batch_size=1)
@@ -56,7 +58,7 @@ def test_shared_start_goes_through_the_model_once(tiny_model, tokenizer, monkeyp
 
 
 def test_prompts_are_batched_by_number_and_by_tokens(monkeypatch):
-    """12 tokens hold two rows of 5 or four of 3; a longer row goes alone; the longest come first."""
+    """12 tokens hold two rows of 5 or four of 3; a longer row gets its own batch; the longest come first."""
     monkeypatch.setattr("lorabundle.compute.generate.PROMPT_TOKENS", 12)
     lengths = [3, 20, 5, 3, 3, 5, 3, 3]
     assert _batches_by_length(lengths, batch_size=8) == [[1], [2, 5], [0, 3, 4, 6], [7]]

@@ -14,12 +14,15 @@ from lorabundle.core.config_file import load_config
 from lorabundle.core.errors import ConfigError, NumericsError
 from tests.conftest import ROOT
 
-# In a process of its own, because it changes how torch computes: fingerprints with 1, 2, 3 and 8 threads, and how far the
+# Run in a new process, because it changes how torch computes: fingerprints with 1, 2, 3 and 8 threads, and how far the
 # replaced kernels are from float64
 SCRIPT = """
 import json, torch
-from lorabundle.compute import numerics
+from transformers import AttentionInterface
+from lorabundle.compute import numerics, packing
+by_import = [numerics._override_kernels.cache_info().currsize, "packed_eager" in AttentionInterface().valid_keys()]
 numerics.use_kernels()
+numerics.use_kernels()  # a second call changes nothing
 found = []
 for threads in (1, 2, 3, 8):
     torch.set_num_threads(threads)
@@ -37,7 +40,8 @@ pairs = {
     "norm of rows": (torch.linalg.vector_norm(a, dim=-1), exact(a).square().sum(-1).sqrt()),
     "bfloat16": (torch.eye(4).bfloat16() @ torch.eye(4).bfloat16(), torch.eye(4)),
 }
-print(json.dumps({"found": found, "errors": {k: (x.double() - y).abs().max().item() for k, (x, y) in pairs.items()}}))
+errors = {k: (x.double() - y).abs().max().item() for k, (x, y) in pairs.items()}
+print(json.dumps({"by_import": by_import, "found": found, "errors": errors}))
 """
 
 
@@ -47,6 +51,10 @@ def portable() -> dict:
     finished = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
+
+
+def test_importing_replaces_and_registers_nothing(portable):
+    assert portable["by_import"] == [0, False]
 
 
 def test_this_machine_computes_the_reference_with_any_number_of_threads(portable):
@@ -63,12 +71,12 @@ def test_replaced_kernels_are_right(portable):
 def test_other_numbers_are_noticed_and_named():
     reference = json.loads(numerics.REFERENCE.read_text())
     numerics.check(reference, reference)
-    with pytest.raises(NumericsError, match=r"Different are: exp, softmax\."):
+    with pytest.raises(NumericsError, match=r"These operations differ: exp, softmax\."):
         numerics.check(reference | {"exp": "0" * 64, "softmax": "1" * 64}, reference)
 
 
 def test_fast_numerics_are_not_the_reference():
-    """Else the check would pass on a machine on which nothing was capped."""
+    """Else the check would pass on a machine that does not limit its instructions."""
     reference, found = json.loads(numerics.REFERENCE.read_text()), numerics.fingerprints()
     assert found.keys() == reference.keys()
     assert found["linear"] != reference["linear"]

@@ -1,4 +1,4 @@
-"""Loss and generation on a tiny random model, against plain transformers."""
+"""Loss and token accuracy on a tiny random model, compared with plain transformers."""
 
 import pytest
 import torch
@@ -34,18 +34,18 @@ def test_scores_match_plain_transformers_row_by_row(any_model):
 @pytest.mark.parametrize("pass_tokens", [1, 20])
 def test_loss_does_not_depend_on_the_batches(tiny_model, monkeypatch, pass_tokens):
     """The past bug: eval loss changed with the batch size, because per-batch means were averaged."""
-    whole = mean_loss(score_responses(tiny_model, ROWS))
+    expected = mean_loss(score_responses(tiny_model, ROWS))
     monkeypatch.setattr(scoring, "PASS_TOKENS", pass_tokens)  # a row a pass; the two short rows in one
     loss = mean_loss(score_responses(tiny_model, ROWS))
-    assert loss == pytest.approx(whole, rel=1e-6)  # float32 resolves 1.2e-7
+    assert loss == pytest.approx(expected, rel=1e-6)  # float32 resolves 1.2e-7
 
 
 def test_logits_in_portions(tiny_model, monkeypatch):
     """Eight response tokens, three at a time: the last portion is a smaller one, and both are filled up to a multiple of two."""
-    whole = score_responses(tiny_model, ROWS)
+    in_one_portion = score_responses(tiny_model, ROWS)
     monkeypatch.setattr(scoring, "HEAD_ROWS", 3)
     monkeypatch.setattr(scoring, "HEAD_MULTIPLE", 2)
-    for score, expected in zip(score_responses(tiny_model, ROWS), whole, strict=True):
+    for score, expected in zip(score_responses(tiny_model, ROWS), in_one_portion, strict=True):
         assert score == Score(pytest.approx(expected.nats, rel=1e-6), expected.tokens, expected.correct)
 
 

@@ -183,7 +183,9 @@ def repack(files: dict[str, bytes], sums: bool = False) -> None:
         listed = {name: data for name, data in files.items() if name != "SHA256SUMS"}
         files = listed | {"SHA256SUMS": "".join(f"{sha256_bytes(d)}  {n}\n" for n, d in listed.items()).encode()}
     executable = {name for name in files if Path(name).is_file() and Path(name).stat().st_mode & stat.S_IXUSR}
-    ARCHIVE.write_bytes(gzip.compress(tarball.make_tar(files, executable, "submission-smoke"), compresslevel=1, mtime=0))
+    ARCHIVE.write_bytes(
+        gzip.compress(tarball.make_tar(files, executable, "submission-smoke"), compresslevel=1, mtime=0)
+    )
 
 
 def unpacked(changes: dict[str, bytes] | None = None) -> Submission:

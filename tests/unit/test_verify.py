@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from lorabundle import archive, verify
-from lorabundle.core import config
 from lorabundle.core.files import atomic_write, hash_paths, read_json, sha256_bytes, write_json
 from lorabundle.submission import tarball
 from lorabundle.verification.unpacked import ADAPTER, FOLDER, RERUN, SHIPPED
-from tests.fake_submission import ARCHIVE, contents, flipped, pack_again, repack, write_records
+from tests.fake_submission import ARCHIVE, contents, pack_again, repack, write_records
 
 
 def run(action: str = "check", level: str = "report", *options: str) -> int:
@@ -62,7 +61,9 @@ def test_a_bug_in_a_check_is_no_difference(shipped, capsys, monkeypatch, checks,
     monkeypatch.setitem(getattr(verify, checks), name, bug)
     assert run() == 1
     captured = capsys.readouterr()
-    assert f"[verify] CHECK FAILED: {name}: KeyError: 'a bug made on purpose' (this is a bug in lorabundle" in captured.out
+    assert (
+        f"[verify] CHECK FAILED: {name}: KeyError: 'a bug made on purpose' (this is a bug in lorabundle" in captured.out
+    )
     assert "[verify] NOT VERIFIED: 1 of the checks failed, 0 differences (level report)" in captured.out
     assert "DIFFERENCE " not in captured.out
     assert "VERIFIED: 0" not in captured.out
@@ -124,32 +125,6 @@ def test_an_archive_without_a_config_is_not_laid_out(shipped):
     repack(files, sums=True)
     assert any(line.startswith("outputs/smoke/config.yaml: expected a file") for line in check("full"))
     assert {path.name for path in FOLDER.iterdir()} == {"shipped"}
-
-
-def test_each_flipped_byte_is_found(shipped):
-    """One in the middle of each file, and one that Python, unlike sha256sum, takes for the end of a line too."""
-    files = contents(shipped)
-    assert len(files) > 30
-    for name, data in files.items():
-        repack(files | {name: flipped(data, len(data) // 2)})
-        found = [line.partition(":")[0] for line in check("hashes")]
-        # a flip in the list shows at the file that the line was of
-        assert found if name == "SHA256SUMS" else name in found, name
-    repack(files | {"SHA256SUMS": flipped(files["SHA256SUMS"], len(files["SHA256SUMS"]) - 1)})
-    assert check("hashes")
-
-
-def test_removed_added_and_renamed_files_are_found(shipped):
-    files = contents(shipped)
-    for name in files:
-        fewer = {key: value for key, value in files.items() if key != name}
-        for changed in (fewer, fewer | {f"{name}x": files[name]}):
-            repack(changed)
-            assert check("hashes"), name
-    repack(files | {"outputs/smoke/new": b""})
-    listed, recorded = check("hashes")
-    assert listed.startswith("outputs/smoke/new: expected no such file in SHA256SUMS, found e3b0c442")
-    assert recorded.startswith("outputs/smoke/new: expected no such file: it does not belong to the run, found a file")
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def check_plain(value: Any, where: str, depth: int = 0) -> None:
 def differences_from_form(where: str, form: Any, value: Any) -> list[Difference]:
     """Each place at which a value does not have a form of `forms`."""
     try:
-        _validator(form).validate_python(value)
+        _validator(form).validate_python(value, strict=True)
     except ValidationError as error:
         return [_as_difference(where, detail) for detail in error.errors(include_url=False)]
     return []

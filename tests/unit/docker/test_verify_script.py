@@ -1,4 +1,4 @@
-"""docker/verify.sh: what lies beside an archive, and which stages run again in which order. Stages are replaced by a stub."""
+"""docker/verify.sh: the files next to an archive, and which stages run again in which order. Stages are replaced by a stub."""
 
 import fcntl
 import shutil
@@ -88,7 +88,7 @@ def test_a_stage_that_fails_ends_it_with_a_verdict(project):
     finished = verify("a.tar.gz", "eval")
     assert finished.returncode == 2
     assert finished.stdout.endswith(
-        "[verify] NOT VERIFIED: preprocess failed when it ran again, as said above (level eval)\n"
+        "[verify] NOT VERIFIED: preprocess failed when it ran again, see above (level eval)\n"
     )
     assert len(ran()) == 3
 
@@ -142,7 +142,7 @@ def test_a_signature_that_is_asked_for_must_be_there(project):
     Path("a.tar.gz.sig").touch()
     finished = verify("a.tar.gz", "hashes", "none.pub")
     assert finished.returncode == 2
-    assert "SIGN_KEY is 'none.pub', which is no public SSH key" in finished.stderr
+    assert "SIGN_KEY is 'none.pub', which is not a public SSH key" in finished.stderr
 
 
 def test_two_archives_are_not_verified_in_one_folder_at_a_time(project):

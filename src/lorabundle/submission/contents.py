@@ -38,7 +38,7 @@ DOCUMENTS = {module.NAME for module in (checklist, ro_crate, licences, slsa_prov
 
 def source_tree() -> tuple[list[str], list[str]]:
     """What `source_tree.txt` lists: the entries, and the patterns of names that are left out below them."""
-    lines = [line for line in SOURCE_TREE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [line for line in SOURCE_TREE.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
     return [line for line in lines if line[0] != "!"], [line[1:] for line in lines if line[0] == "!"]
 
 

@@ -1,11 +1,12 @@
 """Reads the files of an unpacked submission, which anyone can have written.
 
-Whatever a file holds, reading it gives a value that the other checks can work with, or an error of ours: JSON of another form, deep
-nesting, NaN, numbers that no computation can take, text that cannot be written.
+Whatever a file holds, reading it gives a value that the other checks can work with, or a `LorabundleError`: for deep nesting, NaN,
+numbers that are too large to compute with, text that cannot be written.
 """
 
 import contextlib
 import json
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,7 @@ from lorabundle.verification.differences import Difference
 from lorabundle.verification.unpacked import Submission
 
 MAX_DEPTH = 50  # the files of a run need 6
-MAX_NUMBER = (
-    1e18  # sums and products of a few such numbers are finite; bytes of memory are the largest numbers of a run
-)
+MAX_NUMBER = 1e18  # below 2**63, so that NumPy can take it as an integer; a run's largest numbers are bytes of memory
 MAX_SHOWN = 80  # characters of a wrong value
 REMEDY = "Ask for the archive again."
 
@@ -38,14 +37,14 @@ def read_object(path: Path) -> Any:
         value = json.loads(_require_file(path).read_bytes().decode())
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, thousands of digits or of brackets
         raise MalformedInputError(f"{path} is not JSON that can be read ({error}). {REMEDY}") from error
-    check_plain(value, path.name)
+    check_plain(value, path.name, MAX_NUMBER)
     return value
 
 
 def read_rows(path: Path) -> list[dict]:
     """The objects of a file with one JSON object a line. Raises as `read_object` does."""
     rows = read_jsonl(_require_file(path), REMEDY)
-    check_plain(rows, path.name)
+    check_plain(rows, path.name, MAX_NUMBER)
     return rows
 
 
@@ -63,13 +62,13 @@ def read_config(submission: Submission) -> Config:
             settings = load_resolved(path)
     except (RecursionError, OSError) as error:  # deep nesting; the name of a dataset that is too long for a file system
         raise MalformedInputError(f"{path} cannot be read ({error}). {REMEDY}") from error
-    check_plain(settings.model_dump(), path.name)
+    check_plain(settings.model_dump(), path.name, sys.float_info.max)
     if settings.run != submission.run:
         raise MalformedInputError(f"{path} is of the run {settings.run}, not of {submission.run}. {REMEDY}")
     return settings
 
 
-def check_plain(value: Any, where: str, depth: int = 0) -> None:
+def check_plain(value: Any, where: str, max_number: float, depth: int = 0) -> None:
     """Refuse a value that JSON does not have or that no file of a run holds.
 
     Raises:
@@ -81,16 +80,16 @@ def check_plain(value: Any, where: str, depth: int = 0) -> None:
     match value:
         case dict():
             for key, part in value.items():
-                check_plain(key, where, depth + 1)
-                check_plain(part, f"{where}.{key}", depth + 1)
+                check_plain(key, where, max_number, depth + 1)
+                check_plain(part, f"{where}.{key}", max_number, depth + 1)
         case list():
             for index, part in enumerate(value):
-                check_plain(part, f"{where}.{index}", depth + 1)
+                check_plain(part, f"{where}.{index}", max_number, depth + 1)
         case str():
             if not _is_unicode(value):
                 raise MalformedInputError(f"{where} has text that is not Unicode. {REMEDY}")
         case int() | float():
-            if not abs(value) <= MAX_NUMBER:  # NaN compares as false
+            if not abs(value) <= max_number:  # NaN compares as false
                 raise MalformedInputError(f"{where} is not a finite number of a usual size. {REMEDY}")
         case None:
             pass
@@ -99,7 +98,7 @@ def check_plain(value: Any, where: str, depth: int = 0) -> None:
 
 
 def differences_from_form(where: str, form: Any, value: Any) -> list[Difference]:
-    """Each place at which a value does not have a form of `forms`."""
+    """Each place at which a value does not have the given form (see `forms`)."""
     try:
         _validator(form).validate_python(value, strict=True)
     except ValidationError as error:

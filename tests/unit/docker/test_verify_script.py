@@ -108,7 +108,7 @@ def test_bad_arguments(project, arguments, said):
     assert not Path("ran").exists()
 
 
-def test_checksum_beside_the_archive(project):
+def test_checksum_next_to_the_archive(project):
     subprocess.run("sha256sum a.tar.gz > a.tar.gz.sha256", shell=True, check=True)
     assert "checksum: as in a.tar.gz.sha256" in verify("a.tar.gz", "hashes").stdout
     Path("a.tar.gz").write_text("changed")

@@ -66,7 +66,7 @@ def test_answers_quote_the_run(packed):
     assert "Pairs of equal or similar texts in two different splits: 1 " in found["Experimental setting"][1]
     assert "10,000 resamples" in found["Statistical significance"][1]
     assert "one run with one seed" in found["Statistical significance"][1]
-    assert "on the same CPU model and number of threads" in found["Experimental reproducibility"][1]
+    assert "on the same CPU model with the same number of threads" in found["Experimental reproducibility"][1]
     assert "python -m lorabundle.train --config config/smoke.yaml --set run=smoke" in found["Training code"][1]
 
 

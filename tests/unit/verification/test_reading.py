@@ -73,7 +73,7 @@ def test_settings_of_the_run_are_read(shipped):
         (b"seed: ", b"seed: " + b"[" * 5000, LorabundleError, "config.yaml"),
         (b"seed: ", b"seed: \xff", ConfigError, "is not valid YAML"),
         (b"  source: docstrings", b"  source: " + b"x" * 300 + b"/y", LorabundleError, "config.yaml"),
-        (b"max_new_tokens: ", b"max_new_tokens: 9" + b"9" * 30, MalformedInputError, "is not a finite number"),
+        (b"max_new_tokens: ", b"max_new_tokens: 9" + b"9" * 400, MalformedInputError, "is not a finite number"),
     ],
 )
 def test_settings_that_are_not_the_runs_are_refused(shipped, old, new, error, why):

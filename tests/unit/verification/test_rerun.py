@@ -34,7 +34,7 @@ def test_evaluation_is_laid_out_with_the_adapter_and_training_without(shipped):
         ("data/mine.csv", "data/local", True),
         ("outputs/mine.csv", "outputs/other", False),
         ("missing.csv", "data/processed", False),
-        ("../outside.csv", "../outside", False),
+        ("../own.csv", "../own-model", False),
     ],
 )
 def test_data_and_models_of_ones_own_are_linked_but_nothing_that_stages_write(shipped, source, model, is_linked):
@@ -45,10 +45,10 @@ def test_data_and_models_of_ones_own_are_linked_but_nothing_that_stages_write(sh
         "outputs/other/x",
         "outputs/mine.csv",
         "data/processed/x",
-        "../outside/x",
+        "../own-model/x",
     ):
         atomic_write(Path(name), name)
-    atomic_write(Path("../outside.csv"), "")
+    atomic_write(Path("../own.csv"), "")
     changed = contents(shipped)[CONFIG].replace(WHEEL, b"source: local\n  path: %s" % model.encode())
     changed = re.sub(rb"source: docstrings(?s:.*?)columns:", b"source: %s\n  columns:" % source.encode(), changed)
     lay_out(unpacked({CONFIG: changed}), "full")

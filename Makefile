@@ -54,7 +54,7 @@ OWN_DATA := $(wildcard $(call setting,data.source))
 OWN_MODEL := $(if $(filter local,$(call setting,model.source)),$(wildcard $(call setting,model.path)/*))
 # What the submission packs of the project itself
 SOURCE := $(shell set -f; list=src/lorabundle/submission/source_tree.txt; \
-	find $$(grep -v '^[\#!]' $$list) -type f $$(sed -n 's:^!\(.*\):-not -path */\1 -not -path */\1/*:p' $$list) 2> /dev/null)
+	find -L $$(grep -v '^[\#!]' $$list) -type f $$(sed -n 's:^!\(.*\):-not -path */\1 -not -path */\1/*:p' $$list) 2> /dev/null)
 STAGES := $(RUN)/stages
 SECTIONS := $(RUN)/.sections
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Check a submission (lorabundle.verify says how): verify.sh ARCHIVE LEVEL [SIGN_KEY]
-# What lies beside the archive is checked first: ARCHIVE.sha256, and the signature ARCHIVE.sig, which must be SIGN_KEY's if a public
-# key is named. The archive is then copied into outputs/, where a container can read it, and stages run again in
-# outputs/.verify/eval or full. Exit code 3: differences.
+# First checks the files next to the archive: ARCHIVE.sha256, and the signature ARCHIVE.sig, which must be by SIGN_KEY if a public key
+# is named. Then copies the archive into outputs/, where a container can read it, and runs stages again in outputs/.verify/eval or full.
+# Exit codes: 0 verified, 1 a check or a stage failed, 2 bad input, 3 differences.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 archive=$1 level=${2:-} key=${3:-}
@@ -22,13 +22,13 @@ differ() {
     exit 3
 }
 
-# With a key: made by its owner. Without one only: made by the owner of some key, which is then named.
+# With a key, the signature must be by its owner. Without one, it may be by any key; that key is then printed.
 check_signature() {
     command -v ssh-keygen > /dev/null || fail "checking the signature $archive.sig needs ssh-keygen (Debian: apt-get install openssh-client)."
     [ -f "$archive.sig" ] || differ "$archive.sig: expected a signature by the key $key, found no such file, tolerance none: equal"
     local signers said arguments=(-Y check-novalidate)
     if [ -n "$key" ]; then
-        grep -qE '^(ssh-|ecdsa-|sk-)' "$key" 2> /dev/null || fail "SIGN_KEY is '$key', which is no public SSH key. Name the signer's: SIGN_KEY=path/to/key.pub"
+        grep -qE '^(ssh-|ecdsa-|sk-)' "$key" 2> /dev/null || fail "SIGN_KEY is '$key', which is not a public SSH key. Name the signer's: SIGN_KEY=path/to/key.pub"
         signers=$(mktemp)
         trap 'rm -f "$signers"' RETURN
         echo "signer namespaces=\"lorabundle\" $(cut -d ' ' -f 1,2 "$key")" > "$signers"
@@ -51,22 +51,22 @@ mkdir -p outputs
 exec 9> outputs/.verify.lock
 flock --nonblock 9 || fail "another archive is being verified in this folder. Wait for it to end, or use another clone."
 echo "[verify] archive: $archive, sha256 $(sha256sum < "$archive" | cut -c1-64)"
-kept=$(mktemp outputs/.archive.XXXXXX) # first, because the archive may be the copy of an earlier time
+kept=$(mktemp outputs/.archive.XXXXXX) # copied first, because the archive may itself be in outputs/.verify
 cp "$archive" "$kept"
 rm -rf outputs/.verify
 mkdir -p outputs/.verify
 mv "$kept" $copy
 
-# again LEVEL STAGE ...: run stages in the folder that was laid out for the level
+# again LEVEL STAGE ...: run stages in the folder that was prepared for the level
 again() {
     local folder=outputs/.verify/$1 stage
     for stage in "${@:2}"; do
         echo "[verify] running $stage again"
         if [ "$stage" = fetch ]; then export NETWORK=1; else unset NETWORK; fi
-        NUMERICS=$(sed -n 's/^numerics: *//p' "$folder/config.yaml") \
+        NUMERICS=$(docker/read_config.sh "$folder/config.yaml" | sed -n 's/^numerics=//p') \
             docker/run.sh env -C "$folder" python -m "lorabundle.$stage" --config config.yaml || {
             local status=$?
-            echo "[verify] NOT VERIFIED: $stage failed when it ran again, as said above (level $level)"
+            echo "[verify] NOT VERIFIED: $stage failed when it ran again, see above (level $level)"
             exit $status
         }
     done
@@ -77,7 +77,7 @@ case $level in
     eval) again eval fetch preprocess evaluate ;;
     full)
         again full fetch preprocess train evaluate sample report
-        # Trained to other bytes: then the shipped adapter is evaluated too
+        # If training gave other bytes, the shipped adapter is evaluated too
         cmp --quiet outputs/.verify/{shipped,full}/outputs/*/adapter/adapter_model.safetensors || again eval fetch preprocess evaluate
         ;;
     *) exit 0 ;;

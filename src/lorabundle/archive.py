@@ -1,6 +1,6 @@
 """Pack a finished run into `archive/submission-<run>.tar.gz`: the same inputs give the same bytes.
 
-What is in it is in `submission`, its form in `tarball`. The archive's own hash lies beside it.
+`submission/contents` says what is in it, `submission/tarball` in which form. The archive's hash is in a file next to it.
 
 Run as: python -m lorabundle.archive --config config/default.yaml
 """
@@ -20,14 +20,14 @@ log = logging.getLogger("lorabundle.archive")
 
 
 def run(run_config: Config) -> Artifacts:
-    """Write the archive and its checksum."""
+    """Write the archive and its checksum; remove a signature of other bytes."""
     name = f"submission-{run_config.run}"
     files = packed_paths(run_config)
     contents = packed_contents(run_config, files)
     executable = {file.as_posix() for file in files if file.stat().st_mode & stat.S_IXUSR}
     data = tarball.compress(tarball.make_tar(contents, executable, name))
     archive, checksum = config.ARCHIVE / f"{name}.tar.gz", config.ARCHIVE / f"{name}.tar.gz.sha256"
-    if not archive.exists() or archive.read_bytes() != data:  # a signature is of the bytes that docker/sign.sh saw
+    if not archive.exists() or archive.read_bytes() != data:
         archive.with_name(f"{archive.name}.sig").unlink(missing_ok=True)
     atomic_write(archive, data)
     atomic_write(checksum, f"{sha256_bytes(data)}  {archive.name}\n")

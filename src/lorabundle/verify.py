@@ -1,113 +1,85 @@
-"""Check a submission from its tarball alone, with this checkout's code; nothing that it holds is executed.
+"""Check a submission, given only its tarball and this checkout's code. Nothing that the archive holds is executed.
 
-    check    unpack it safely and check all that needs no stage; lay out folders in which the stages can run again
-    compare  compare with what the stages gave when run again
+    check    unpack it safely, check everything that needs no stage, and lay out the folders in which stages run again
+    compare  compare the archive with what the stages gave when they ran again
 
-`docker/verify.sh` calls both, and runs the stages between them. By level, each with what stands before it:
-hashes (hashes, locks and sources), report (scores from the answers, metrics from those, report and documents from the JSON),
-eval (the splits built again, and the shipped adapter evaluated on them), full (everything run again, and the shipped adapter
-evaluated too if training gave another). Prints each difference with what was expected, what was found and the tolerance; exits 3 if
-there is any.
+`docker/verify.sh` calls both and runs the stages in between. Each level includes those before it:
+    hashes   hashes, locks and sources
+    report   scores from the answers, metrics from the scores, report and documents from the JSON files
+    eval     the splits are built again, and the shipped adapter is evaluated on them
+    full     everything runs again; if training gives another adapter, the shipped one is evaluated too
+
+Prints each difference with what was expected, what was found and the tolerance. Exit codes: 0 no difference, 1 a check failed (a
+bug in lorabundle; the traceback is in outputs/.verify/failed-checks.log) or the machine did, 2 no such archive, 3 differences.
 
 Run as: python -m lorabundle.verify check|compare --archive FILE --level hashes|report|eval|full
 """
 
-import argparse
-import filecmp
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from lorabundle.core.errors import LorabundleError
-from lorabundle.core.files import (
-    require,
-)
+from lorabundle.core.command import command_parser, run_command
+from lorabundle.core.files import require
 from lorabundle.submission import tarball
-from lorabundle.verification.checks import (
-    ADAPTER,
-    RERUN,
-    SHIPPED,
-    check_adapter,
-    check_documents,
-    check_files,
-    check_report,
-    check_rerun,
-    check_sources,
-    check_statements,
-    check_values,
-    lay_out,
-    say,
-)
-from lorabundle.verification.differences import Difference
+from lorabundle.verification.findings import Findings
+from lorabundle.verification.form_checks import check_forms, check_written
+from lorabundle.verification.hash_checks import check_files, check_sources, check_statements
+from lorabundle.verification.report_checks import check_documents, check_report
+from lorabundle.verification.rerun import check_rerun, lay_out, trained_the_same_adapter
+from lorabundle.verification.unpacked import RERUN, SHIPPED, Submission
+from lorabundle.verification.value_checks import check_adapter, check_scores
 
 LEVELS = ("hashes", "report", "eval", "full")
-# What can lie below a run's folder beside records and logs. A record could name anything, and people load this folder
-# What a re-run writes below its folder, so that nothing of the checkout's may be linked there
-# Sums of thousands of floating-point numbers, which numpy adds in an order that depends on the CPU
+HASHES = {"files": check_files, "statements": check_statements, "sources": check_sources}
+REPORT = {
+    "written": check_written,
+    "scores": check_scores,
+    "adapter": check_adapter,
+    "report": check_report,
+    "documents": check_documents,
+}
 
 
-def _attempt(level: str, check: Callable[[], list[Difference]]) -> list[Difference]:
-    """The differences that a check finds; one, if a changed file ends it."""
-    try:
-        return check()
-    except Exception as error:  # whatever a changed file leads to
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return [Difference(level, "files that can be read", found)]
-
-
-def check_all(archive: Path, level: str) -> list[Difference]:
-    """All that the level asks for before a stage runs. Without differences, what is needed to run the stages is laid out."""
-    run = tarball.unpack(archive, SHIPPED)
-    checks = [
-        ("hashes", lambda: check_files(SHIPPED)),
-        ("hashes", lambda: check_statements(SHIPPED, run)),
-        ("hashes", lambda: check_sources(SHIPPED)),
-        ("report", lambda: check_values(SHIPPED, run)),
-        ("report", lambda: check_adapter(SHIPPED, run)),
-        ("report", lambda: check_report(SHIPPED, run)),
-        ("report", lambda: check_documents(SHIPPED, run)),
-    ]
-    differences = []
-    for least, check in checks:
-        if LEVELS.index(level) >= LEVELS.index(least):
-            differences += _attempt(least, check)
+def check(archive: Path, level: str) -> Findings:
+    """Everything that the level asks for and that needs no stage. Without findings, also lay out where the stages run again."""
+    submission = Submission(SHIPPED, tarball.unpack(archive, SHIPPED))
+    findings = Findings()
+    findings.run_all(HASHES, submission)
+    if level != "hashes" and findings.run("forms", lambda: check_forms(submission)):
+        findings.run_all(REPORT, submission)
     for place in RERUN:
-        if not differences and LEVELS.index(level) >= LEVELS.index(place):
-            differences += _attempt(place, lambda place=place: lay_out(run, place) or [])
-    return differences
+        if not findings and LEVELS.index(level) >= LEVELS.index(place):
+            lay_out(submission, place)
+    return findings
 
 
-def compare_all(archive: Path, level: str) -> list[Difference]:
-    """What the stages gave when they ran again. If training gave another adapter, the shipped one must give its metrics too."""
-    run = tarball.unpack(archive, SHIPPED)
-    differences = _attempt(level, lambda: check_rerun(run, level))
-    adapters = [root / "outputs" / run / ADAPTER for root in (SHIPPED, RERUN["full"])]
-    if level == "full" and not (adapters[1].is_file() and filecmp.cmp(*adapters, shallow=False)):
-        differences += _attempt("eval", lambda: check_rerun(run, "eval"))
-    return differences
+def compare(archive: Path, level: str) -> Findings:
+    """Compare with what the stages gave. If training gave another adapter, evaluating the shipped one must give its metrics too."""
+    submission = Submission(SHIPPED, tarball.unpack(archive, SHIPPED))
+    findings = Findings()
+    if findings.run("forms", lambda: check_forms(submission)):
+        findings.run(level, lambda: check_rerun(submission, level))
+        if level == "full" and not trained_the_same_adapter(submission):
+            findings.run("eval", lambda: check_rerun(submission, "eval"))
+    return findings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 no difference, 3 differences or an archive that cannot be unpacked, 2 no such archive."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lorabundle.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Run one of the two actions and print what it finds; the exit codes are above."""
+    parser = command_parser("verify", __doc__)
     parser.add_argument("action", choices=["check", "compare"])
     parser.add_argument("--archive", type=Path, required=True, help="the tarball")
-    parser.add_argument("--level", choices=LEVELS, required=True)
+    parser.add_argument("--level", choices=LEVELS, required=True, help="how far to go")
     arguments = parser.parse_args(argv)
-    try:
+
+    def work() -> int:
         require(arguments.archive, "Name a submission: make verify ARCHIVE=archive/submission-<run>.tar.gz.")
-        differences = {"check": check_all, "compare": compare_all}[arguments.action](arguments.archive, arguments.level)
-    except LorabundleError as error:
-        print(f"verify: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    for difference in differences:
-        say(f"DIFFERENCE {difference}")
-    if differences or arguments.action == "compare" or arguments.level not in RERUN:
-        count = f"{len(differences)} difference{'s' * (len(differences) != 1)}"
-        say(f"{'DIFFERENT' if differences else 'VERIFIED'}: {count} (level {arguments.level})")
-    return 3 if differences else 0
+        action = {"check": check, "compare": compare}[arguments.action]
+        findings = action(arguments.archive, arguments.level)
+        is_last = arguments.action == "compare" or arguments.level not in RERUN
+        return findings.print(arguments.level, is_last, arguments.debug)
+
+    return run_command("verify", work, arguments.debug)
 
 
 if __name__ == "__main__":

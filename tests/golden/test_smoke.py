@@ -1,8 +1,8 @@
-"""The smoke run with portable numerics, which `make test-golden` has just made, beside `reports/reference/smoke.json`."""
+"""The smoke run with portable numerics, which `make test-golden` has just made, compared with `reports/reference/smoke.json`."""
 
 import json
 
-from lorabundle.verification.checks import read_sums
+from lorabundle.verification.hash_checks import read_sums
 from tests.conftest import ROOT
 
 

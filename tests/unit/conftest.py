@@ -1,4 +1,7 @@
-"""A finished run, ready to be packed."""
+"""A finished run, ready to be packed, and one that is packed and passes every check."""
+
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -6,7 +9,7 @@ from lorabundle.core.config import Config
 from lorabundle.core.config_file import load_config
 from tests.conftest import TINY
 from tests.fake_run import run_files
-from tests.fake_submission import default_files, write_packed
+from tests.fake_submission import ARCHIVE, default_files, write_packed, write_verifiable
 
 
 @pytest.fixture
@@ -25,3 +28,20 @@ def own_packed(workspace) -> Config:
     files["provenance.json"]["files"] = {"model.safetensors": "f" * 64}
     write_packed(config, files)
     return config
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory) -> Path:
+    """Where a finished project is kept, because making it takes seconds; empty until the first test has made it."""
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def shipped(packed: Config, finished_project: Path) -> Path:
+    """The archive of a finished smoke run, in a folder that also holds the project's own files."""
+    if any(finished_project.iterdir()):
+        shutil.copytree(finished_project, ".", dirs_exist_ok=True)
+    else:
+        write_verifiable(packed)
+        shutil.copytree(".", finished_project, dirs_exist_ok=True)
+    return ARCHIVE

@@ -15,7 +15,6 @@ import pytest
 from lorabundle import archive
 from lorabundle.core.errors import HashMismatchError, MissingInputError
 from lorabundle.core.files import atomic_write
-from lorabundle.submission.contents import packed_paths
 from tests.conftest import run_stage
 from tests.fake_submission import documents, write_records
 
@@ -33,44 +32,6 @@ def packed_bytes(config) -> bytes:
     """The archive as the stage leaves it."""
     archive.run(config)
     return Path("archive/submission-smoke.tar.gz").read_bytes()
-
-
-def test_quarantined_rows_are_packed_if_there_are_any(packed):
-    quarantine = packed.run_dir / "quarantine.jsonl"
-    assert quarantine not in packed_paths(packed)
-    atomic_write(quarantine, "{}")
-    assert quarantine in packed_paths(packed)
-
-
-def test_contents(packed):
-    names = [path.as_posix() for path in packed_paths(packed) if path.parts[0] not in ("config", "docker")]
-    run = "outputs/smoke"
-    stages = ["evaluate", "fetch", "preprocess", "report", "sample", "train"]
-    assert names == [
-        ".ci/run",
-        "LICENSE",
-        "README.md",
-        f"{run}/RESULTS.sha256",
-        f"{run}/adapter/README.md",
-        f"{run}/adapter/adapter_model.safetensors",
-        f"{run}/config.yaml",
-        f"{run}/environment.json",
-        f"{run}/examples.jsonl",
-        f"{run}/logs/train.log",
-        f"{run}/manifest.json",
-        f"{run}/metrics.json",
-        f"{run}/provenance.json",
-        f"{run}/samples.jsonl",
-        *(f"{run}/stages/{stage}.json" for stage in stages),
-        f"{run}/train_log.jsonl",
-        "reports/figures/loss.svg",
-        "reports/results.html",
-        "reports/results.md",
-        *(f"src/lorabundle/{stage}.py" for stage in stages),
-    ]
-    shipped = {path.as_posix() for path in packed_paths(packed)}
-    assert {"config/default.yaml", "docker/requirements.lock", "docker/run.sh"} <= shipped
-    assert not any("wheels" in name or name.endswith(".image") for name in shipped)
 
 
 def test_documents_are_packed_and_in_the_sums(packed):

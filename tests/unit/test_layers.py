@@ -88,6 +88,16 @@ def test_a_package_says_in_one_line_which_layer_it_is(package):
     assert len(module_file(package).read_text().splitlines()) == 1
 
 
+def test_each_module_has_a_test_module():
+    tests = {file.relative_to(ROOT / "tests/unit").as_posix() for file in (ROOT / "tests/unit").rglob("test_*.py")}
+    missing = []
+    for module in modules():
+        *folder, name = module.split(".")
+        if "/".join([*folder, f"test_{name}.py"]) not in tests:
+            missing.append(module)
+    assert missing == []
+
+
 def test_no_module_hides_a_library_of_the_same_name():
     """A top-level evaluate.py once hid the evaluate library: modules are in the package, nothing else is on the path."""
     assert [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"] == ["lorabundle"]

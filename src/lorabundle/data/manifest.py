@@ -13,11 +13,12 @@ import yaml
 from datasets import Dataset
 
 from lorabundle.core.files import sha256_file
+from lorabundle.core.package_licence import stated_licences
 from lorabundle.model.prompts import IGNORE_INDEX
 
 
 def lengths(splits: dict[str, Iterable[dict]]) -> dict[str, dict]:
-    """Distribution of the tokens of prompts (all that is no label) and responses, by split, with the same edges for all.
+    """Distribution of the token counts of prompts (all tokens without a label) and responses, by split, with the same edges.
 
     Args:
         splits: rows with `labels`, not yet cut.
@@ -37,7 +38,7 @@ def lengths(splits: dict[str, Iterable[dict]]) -> dict[str, dict]:
 
 
 def distribution(values: list[int], edges: list[int]) -> dict:
-    """Summary and histogram: `counts[i]` values lie in `edges[i] <= value < edges[i + 1]`; p95 is a value at or below which 95 % are."""
+    """Summary and histogram: `counts[i]` counts the values with `edges[i] <= value < edges[i + 1]`; 95 % of the values are at most p95."""
     ranked = sorted(values)
     return {
         "min": ranked[0],
@@ -58,7 +59,7 @@ def _edges(largest: int) -> list[int]:
 
 
 def describe_split(rows: Dataset, folder: Path) -> dict:
-    """A split's entry in the manifest. `sha256` is of the Arrow data, which is a function of the rows alone."""
+    """A split's entry in the manifest. `sha256` is of the Arrow data, which depends only on the rows."""
     (arrow,) = folder.glob("*.arrow")
     return {
         "examples": len(rows),
@@ -71,7 +72,7 @@ def describe_split(rows: Dataset, folder: Path) -> dict:
 
 
 def wheel_licences(wheels: dict[str, Path]) -> dict[str, str]:
-    """Licence that each wheel's metadata states, by package; a package that states none is left out."""
+    """The licences that each wheel's metadata states, by package; a package that states none is left out."""
     return {package: licence for package, wheel in wheels.items() if (licence := _wheel_licence(wheel))}
 
 
@@ -79,15 +80,11 @@ def _wheel_licence(wheel: Path) -> str:
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name))
         metadata = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
-    classifiers = [
-        value.split(" :: ")[-1] for value in metadata.get_all("Classifier", []) if value.startswith("License")
-    ]
-    stated = metadata.get("License-Expression") or metadata.get("License") or ", ".join(classifiers)
-    return stated.strip().splitlines()[0] if stated.strip() else ""  # some give the whole text
+    return ", ".join(stated_licences(metadata))
 
 
 def card_licence(card: Path) -> str:
-    """`license` of the front matter of a hub dataset's README.md; "" if it states none."""
+    """`license` in the front matter of a hub dataset's README.md; "" if it states none."""
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.S)
     try:

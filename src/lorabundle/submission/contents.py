@@ -1,10 +1,13 @@
-"""What a submission holds: the run's files, the source, and documents that are made from these alone.
+"""What a submission holds: the run's files, the source tree, and documents that are made only from these.
 
-The documents are an RO-Crate (`crate`), a bill of materials (`sbom`), a provenance statement (`provenance`), `REPRODUCE.md`,
-`CHECKLIST.md` and `LICENSES.md`. `SHA256SUMS` lists every file; `sha256sum -c SHA256SUMS` checks them after unpacking.
-`archive` packs what this says, and `verify` makes it again and compares.
+The source tree is listed in `source_tree.txt`, which the Makefile reads too. The documents are an RO-Crate (`ro_crate`), a bill
+of materials (`sbom`), a provenance statement (`slsa_provenance`), `REPRODUCE.md`, `CHECKLIST.md` and `LICENSES.md`.
+`SHA256SUMS` lists every file; `sha256sum -c SHA256SUMS` checks them after unpacking.
+`archive` packs what is listed here, and `verify` builds the same list again and compares.
 """
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lorabundle.core import config
@@ -14,21 +17,7 @@ from lorabundle.submission import checklist, licences, reproduce, ro_crate, sbom
 from lorabundle.submission.finished_run import FinishedRun, load_finished_run
 
 SUMS = "SHA256SUMS"
-# The source tree: what someone needs to run it all again. Built folders are left out by name.
-SOURCE = (
-    "Makefile",
-    "README.md",
-    "LICENSE",
-    "CONTRIBUTING.md",
-    "pyproject.toml",
-    "config",
-    "docker",
-    "reports/reference",
-    "src",
-    "tests",
-    ".ci",
-)
-BUILT = {"__pycache__", "wheels", ".pytest_cache", ".ruff_cache"}
+SOURCE_TREE = Path(__file__).parent / "source_tree.txt"
 RUN_FILES = [
     "config.yaml",
     "environment.json",
@@ -43,20 +32,36 @@ RUN_FILES = [
     "logs",
     "stages",
 ]
-OPTIONAL = ["quarantine.jsonl"]  # there only if rows could not be used
+OPTIONAL = ["quarantine.jsonl"]  # exists only if rows could not be used
 DOCUMENTS = {module.NAME for module in (checklist, ro_crate, licences, slsa_provenance, reproduce, sbom)}
 
 
+def source_tree() -> tuple[list[str], list[str]]:
+    """What `source_tree.txt` lists: the entries, and the patterns of names that are left out below them."""
+    lines = [line for line in SOURCE_TREE.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+    return [line for line in lines if line[0] != "!"], [line[1:] for line in lines if line[0] == "!"]
+
+
 def source_files(root: Path) -> list[Path]:
-    """The files of the source tree at `root`, relative to it, sorted."""
-    paths = [root / name for name in SOURCE]
-    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
-    return sorted(file.relative_to(root) for file in files if not is_built(file.relative_to(root)))
+    """The files of the source tree at `root`, relative to it, sorted. An entry that does not exist is passed over."""
+    entries, _ = source_tree()
+    return sorted(file.relative_to(root) for file in files_below(root / entry for entry in entries))
 
 
-def is_built(file: Path) -> bool:
-    """Whether a file below the source tree was made there and is not part of it."""
-    return file.name.startswith(".") or bool(BUILT & set(file.parts)) or file.suffix == ".pyc"
+def files_below(entries: Iterable[Path]) -> set[Path]:
+    """The entries that are files, and all files below those that are folders, except names that `source_tree.txt` leaves out."""
+    _, left_out = source_tree()
+
+    def is_kept(file: Path, entry: Path) -> bool:
+        parts = file.relative_to(entry).parts
+        return not any(fnmatchcase(part, pattern) for part in parts for pattern in left_out)
+
+    return {
+        file
+        for entry in entries
+        for file in (entry.rglob("*") if entry.is_dir() else [entry])
+        if file.is_file() and is_kept(file, entry)
+    }
 
 
 def packed_paths(run_config: Config) -> list[Path]:
@@ -65,15 +70,13 @@ def packed_paths(run_config: Config) -> list[Path]:
     Raises:
         MissingInputError: a stage's result is missing.
     """
-    remedy = f"Run `make all` for run {run_config.run} first: a submission is only made of a complete run."
+    remedy = f"Run `make all` for run {run_config.run} first: only a complete run can be packed."
     paths = [require(run_config.run_dir / name, remedy) for name in RUN_FILES]
     paths += [require(run_config.record_path("report"), remedy)]
     paths += [require(config.REPORTS / name, remedy) for name in ("results.md", "results.html", "figures")]
-    paths += [path for path in (run_config.run_dir / name for name in OPTIONAL) if path.exists()]
-    found = {file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])}
+    paths += [run_config.run_dir / name for name in OPTIONAL]
     own = {run_config.record_path("archive"), run_config.run_dir / "logs" / "archive.log"}  # being written right now
-    results = {file for file in found - own if file.is_file() and not is_built(file)}
-    return sorted({*results, *source_files(Path())})
+    return sorted({*(files_below(paths) - own), *source_files(Path())})
 
 
 def documents(run: FinishedRun) -> dict[str, bytes]:
@@ -91,12 +94,12 @@ def documents(run: FinishedRun) -> dict[str, bytes]:
 
 
 def packed_contents(run_config: Config, taken: list[Path]) -> dict[str, bytes]:
-    """Every file of the submission, sorted by its path in it: those taken as they are, the documents, and `SHA256SUMS`.
+    """Every file of the submission, sorted by path: the files that are taken unchanged, the documents, and `SHA256SUMS`.
 
     Raises:
         MissingInputError: a stage has not completed.
         MalformedInputError: a file cannot be parsed.
-        HashMismatchError: a file is not the one that a stage read or wrote.
+        HashMismatchError: a file has changed since a stage read or wrote it.
     """
     made = documents(load_finished_run(run_config, taken))
     found = dict(sorted(({file.as_posix(): file.read_bytes() for file in taken} | made).items()))

@@ -1,6 +1,6 @@
-"""A finished run as the archive's documents see it: its files' hashes, its stages' records, and what they say.
+"""A finished run as the archive's documents need it: the hashes of its files, its records and its JSON files.
 
-Nothing here or in the documents asks for the time, the user or the network: equal files give equal documents.
+Neither this nor the documents read the time, the user's name or the network: equal files give equal documents.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from lorabundle.core.files import hash_paths, read_json
 from lorabundle.core.stage import STAGES
 from lorabundle.core.strict_json import Fields
 
-PACKED_STAGES = STAGES[: STAGES.index("archive")]  # the archive's own record comes after it
-# Names of things of ours that have no address, as tag URIs (RFC 4151), which need none
+PACKED_STAGES = STAGES[: STAGES.index("archive")]  # the archive's own record is written after it
+# Our own identifiers are tag URIs (RFC 4151), which need no web address
 TAG = "tag:lorabundle,2026:"
 
 
@@ -23,7 +23,7 @@ class FinishedRun:
 
     config: Config
     packed: dict[str, str]  # every file of the submission
-    elsewhere: dict[str, str]  # files that a stage read or wrote and that are not in it: wheels, weights, splits
+    elsewhere: dict[str, str]  # files that a stage read or wrote but that are not in it: wheels, weights, splits
     sizes: dict[str, int]  # bytes, of the packed files
     records: dict[str, Fields]
     metrics: Fields
@@ -32,12 +32,12 @@ class FinishedRun:
     environment: Fields
 
     def of_run(self, name: str) -> str:
-        """Path of one of the run's files, as it stands in the archive."""
+        """Path of one of the run's files in the archive."""
         return (self.config.run_dir / name).as_posix()
 
     @property
     def fingerprint(self) -> str:
-        """The one hash that stands for the results (see `results`)."""
+        """The one hash that identifies the results (see `core/fingerprint`)."""
         return self.packed[self.of_run("RESULTS.sha256")]
 
     @property
@@ -52,7 +52,7 @@ class FinishedRun:
 
     @property
     def model_licence(self) -> str:
-        """What the base model's package states; "" if it is no package, or states none."""
+        """The licence that the base model's package states; "" if it states none or is not a package."""
         return self.manifest.part("licences").get(self.config.model.path, "")
 
 
@@ -62,9 +62,9 @@ def load_finished_run(run_config: Config, files: list[Path]) -> FinishedRun:
     Raises:
         MissingInputError: a stage has not completed.
         MalformedInputError: a file cannot be parsed.
-        HashMismatchError: a file is not the one that a stage read or wrote.
+        HashMismatchError: a file has changed since a stage read or wrote it.
     """
-    remedy = f"Run `make all` for run {run_config.run}: the archive says how every stage ran."
+    remedy = f"Run `make all` for run {run_config.run}: the archive needs the record of every stage."
 
     def read(path: Path) -> Fields:
         return Fields(read_json(path, remedy), path.name)
@@ -84,15 +84,15 @@ def load_finished_run(run_config: Config, files: list[Path]) -> FinishedRun:
 
 
 def _recorded(records: dict[str, Fields], packed: dict[str, str]) -> dict[str, str]:
-    """Every file that the stages read or wrote, each one the same for all of them and in the archive."""
+    """sha256 of every file that a stage read or wrote. All stages and the archive must agree on each."""
     recorded: dict[str, str] = {}
     for stage, record in records.items():
         for path, digest in (record.part("inputs") | record.part("outputs")).items():
             if recorded.setdefault(path, packed.get(path, digest)) != digest:
                 wrote = next((name for name in records if path in records[name].part("outputs")), stage)
                 raise HashMismatchError(
-                    f"{path} is not the file that the stage {stage} read or wrote: it has changed since, or another run has "
-                    f"taken its place. A submission is of one run as it was: delete the record stages/{wrote}.json of the run and "
-                    f"run `make all` for it again, which then makes anew what follows from it."
+                    f"{path} is not the file that the stage {stage} read or wrote: it was changed, or another run has replaced it. "
+                    f"A submission must hold the files of one run: delete its record stages/{wrote}.json and run `make all` for it "
+                    f"again, which rebuilds everything that follows."
                 )
     return recorded

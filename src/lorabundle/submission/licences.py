@@ -1,20 +1,20 @@
-"""Which licences the parts of a submission have, as the parts themselves state them.
+"""`LICENSES.md`: which licences the parts of a submission have, as the parts themselves state them.
 
-Python packages state theirs in their metadata; nothing is looked up or guessed, and what states none is listed as unknown.
+Python packages state theirs in their metadata (see `core/package_licence`). A part that states none is listed as unknown.
 """
 
 import re
 from dataclasses import dataclass
-from email.message import Message
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 from cyclonedx.contrib.license.factories import LicenseFactory
-from cyclonedx.model.license import DisjunctiveLicense, License
+from cyclonedx.model.license import License
 
 from lorabundle.core.config import RUNTIME_LOCK
 from lorabundle.core.files import require
 from lorabundle.core.locks import PIN, read_lock
+from lorabundle.core.package_licence import stated_licences
 from lorabundle.reporting.render import fill
 from lorabundle.submission.finished_run import FinishedRun
 
@@ -32,13 +32,13 @@ class Package:
 
     name: str
     version: str
-    sha256: set[str]  # of the files that may be installed
+    sha256: set[str]  # one for each file that may be installed
     needed_by: list[str]  # other packages, and ASKED if docker/requirements.in names it
     licences: list[str]
 
     @property
     def licence(self) -> str:
-        """The licences as a reader sees them."""
+        """The licences as one text."""
         return ", ".join(self.licences) or UNKNOWN
 
 
@@ -59,38 +59,18 @@ def _needed_by(lock: str) -> dict[str, list[str]]:
 
 def _installed(package: str) -> list[str]:
     try:
-        return stated(metadata(package))
-    except PackageNotFoundError:  # run by hand in some other environment
+        return stated_licences(metadata(package))
+    except PackageNotFoundError:  # when run by hand in another environment
         return []
 
 
-def stated(package: Message) -> list[str]:
-    """Licences in a package's metadata: an expression, else an SPDX id, else classifiers, else a short text."""
-    text = (package.get("License") or "").strip()
-    short = [text] if text and "\n" not in text else []  # some give the whole licence there
-    classifiers = [
-        value.split(" :: ")[-1] for value in package.get_all("Classifier", []) if value.startswith("License")
-    ]
-    if package.get("License-Expression"):
-        return [package["License-Expression"]]
-    if short and is_spdx(text):
-        return short
-    return classifiers or short
-
-
-def is_spdx(text: str) -> bool:
-    """Whether a text is an SPDX id or expression, and not just a name."""
-    licence = parse(text)
-    return not isinstance(licence, DisjunctiveLicense) or licence.id is not None
-
-
 def parse(text: str) -> License:
-    """A stated licence in CycloneDX's form: an SPDX id or expression where it is one, else a name."""
+    """A stated licence in CycloneDX's form: an SPDX id or expression if it is one, else a name."""
     return LicenseFactory().make_from_string(text)
 
 
 def data_licences(run: FinishedRun) -> dict[str, str]:
-    """What each dataset, or package that data was made from, states; "" where it states nothing."""
+    """The licences that each dataset, or each package that data was made from, states; "" if it states none."""
     data, stated_by = run.config.data, run.manifest.part("licences")
     packages = [name for name in stated_by if name != run.config.model.path]
     return {name: stated_by.get(name, "") for name in data.packages or packages or [data.source]}

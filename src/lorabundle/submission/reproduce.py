@@ -1,4 +1,4 @@
-"""`REPRODUCE.md`: the exact commands that check this archive and make its results again, and what to expect."""
+"""`REPRODUCE.md`: the exact commands that check this archive and reproduce its results, and what to expect."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def document(run: FinishedRun) -> str:
 
 
 def own_files(run: FinishedRun) -> dict[str, str]:
-    """Files that no command fetches, by path: a dataset of the author's own, a model from a local folder."""
+    """sha256 of files that no command fetches, by path: the author's own dataset, a model from a local folder."""
     files = {}
     if run.manifest.part("format").text("file") != "built" and not run.config.data.revision:
         files |= run.manifest.part("source_sha256")
@@ -52,7 +52,7 @@ def own_files(run: FinishedRun) -> dict[str, str]:
 
 
 def _facts(run: FinishedRun) -> list[tuple[str, str]]:
-    """Where the run was made: what decides whether its bytes are to be expected again."""
+    """Machine, software and settings of the run, which decide whether the same bytes can be expected."""
     environment = run.environment
     facts = [
         ("Commit", environment.text("commit")),
@@ -72,7 +72,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
 
 
 def _expected(run: FinishedRun) -> list[tuple[str, ...]]:
-    """Each metric with a tolerance: its name, base, fine-tuned, tolerance if evaluated again, and if trained again."""
+    """A row for each metric: its name, base, fine-tuned, the tolerance if evaluated again and if trained again."""
     models = run.metrics.part("models")
     rows = []
     for name in TOLERANCES:
@@ -93,7 +93,7 @@ def _minutes(run: FinishedRun, *stages: str) -> str:
 
 
 def _inputs(run: FinishedRun) -> list[tuple[str, str]]:
-    """What `make fetch` brings, with its sha256 or commit."""
+    """What `make fetch` downloads, with its sha256 or commit."""
     wheels = {path: digest for path, digest in run.records["fetch"].part("inputs").items() if path.endswith(".whl")}
     rows = []
     for path, digest in wheels.items():

@@ -1,7 +1,7 @@
-"""`ro-crate-metadata.json`: the archive as an RO-Crate, with the run in the form of the Process Run Crate profile.
+"""`ro-crate-metadata.json`: the archive as an RO-Crate that follows the Process Run Crate profile.
 
-Every stage is a CreateAction: its command, what it read and wrote, when, and the module that it is. Files that a stage read or
-wrote and that are not in the archive (wheels, weights, splits) are entities too, by name and sha256.
+Every stage is a CreateAction with its command, inputs, outputs, times and module. Files that a stage read or wrote but that are not
+in the archive (wheels, weights, splits) are entities too, by name and sha256.
 
 Specifications: RO-Crate 1.1, which the profile builds on; Process Run Crate 0.5, w3id.org/ro/wfrun/process/0.5.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from rocrate.model import ContextEntity, CreativeWork, DataEntity
 from rocrate.rocrate import ROCrate
 
+from lorabundle.core.errors import MissingInputError
 from lorabundle.core.files import sha256_bytes
 from lorabundle.core.strict_json import Fields
 from lorabundle.submission.finished_run import FinishedRun
@@ -19,7 +20,7 @@ from lorabundle.submission.finished_run import FinishedRun
 NAME = "ro-crate-metadata.json"  # where RO-Crate readers look
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 TERMS = "https://w3id.org/ro/terms/workflow-run/context"  # sha256 and environment, which RO-Crate's own context lacks
-# Not the mimetypes module, whose answers depend on the machine's files
+# The mimetypes module is not used: its answers depend on files of the machine
 FORMATS = {
     ".json": "application/json",
     ".jsonl": "application/jsonl",
@@ -33,7 +34,7 @@ FORMATS = {
     ".safetensors": "application/octet-stream",
 }
 MEANINGS = {  # of the files that a reader looks for first
-    "RESULTS.sha256": "Hashes of the results; its own hash is the run's fingerprint",
+    "RESULTS.sha256": "Hashes of the results; the hash of this file is the run's fingerprint",
     "adapter_model.safetensors": "Weights of the LoRA adapter",
     "config.yaml": "Every setting of the run",
     "environment.json": "Machine and software that trained",
@@ -60,15 +61,15 @@ def document(run: FinishedRun, documents: dict[str, bytes]) -> str:
     """The crate's metadata.
 
     Args:
-        run: what the archive is of.
-        documents: the other files that the archive adds to the run's, by name.
+        run: the run that is packed.
+        documents: the archive's other documents, by name.
     """
     crate = ROCrate(version="1.1")
     crate.metadata.extra_contexts.append(TERMS)
     crate.name = f"LoRA fine-tuning run {run.config.run}"
     crate.description = (
-        f"A LoRA adapter for {run.provenance.text('name')}, the evaluation of both, and all that is needed to make them "
-        f"again: code, settings, locks, logs and a record of every stage."
+        f"A LoRA adapter for {run.provenance.text('name')}, the evaluation of both, and everything that is needed to "
+        f"reproduce them: code, settings, locks, logs and a record of every stage."
     )
     crate.root_dataset["datePublished"] = run.finished
     for name, content in documents.items():
@@ -77,10 +78,12 @@ def document(run: FinishedRun, documents: dict[str, bytes]) -> str:
     for name, digest in run.packed.items():
         properties = {"contentSize": str(run.sizes[name]), "sha256": digest}
         _add_file(crate, name, properties | modules.get(name, {}))
-    crate.root_dataset["license"] = [crate.get("LICENSE"), crate.get("LICENSES.md")]
+    crate.root_dataset["license"] = [_packed(crate, "LICENSE"), _packed(crate, "LICENSES.md")]
     for name, digest in run.elsewhere.items():
         properties = {"@type": "CreativeWork", "name": name, "sha256": digest}
-        properties["description"] = "Read or written by a stage, and not in this archive: REPRODUCE.md makes it again"
+        properties["description"] = (
+            "A stage read or wrote it, but it is not in this archive: REPRODUCE.md says how to rebuild it"
+        )
         crate.add(ContextEntity(crate, f"#{name}", properties))
     actions = [_add_action(crate, run, stage, record) for stage, record in run.records.items()]
     crate.root_dataset["mentions"] = actions
@@ -98,7 +101,7 @@ def _add_file(crate: ROCrate, name: str, properties: dict) -> None:
 
 
 def _add_action(crate: ROCrate, run: FinishedRun, stage: str, record: Fields) -> ContextEntity:
-    """The action of a stage. Nobody asks who ran it, so it has no agent, which the profile allows."""
+    """The action of a stage. It has no agent, because nothing records who ran it; the profile allows that."""
     properties = {
         "name": STAGE_NAMES[stage],
         "description": " ".join(record["command"]),
@@ -106,16 +109,16 @@ def _add_action(crate: ROCrate, run: FinishedRun, stage: str, record: Fields) ->
         "endTime": record.text("ended_at"),
         "actionStatus": "http://schema.org/CompletedActionStatus",
     }
-    instrument = crate.get(f"src/lorabundle/{stage}.py")
+    instrument = _packed(crate, f"src/lorabundle/{stage}.py")
     read, written = ([_entity(crate, path) for path in record.part(key)] for key in ("inputs", "outputs"))
     action = crate.add_action(instrument, f"#{stage}", object=read, result=written, properties=properties)
-    if stage == "train":  # the stage that notes what docker/run.sh passed it
+    if stage == "train":  # its environment.json has the variables that docker/run.sh set
         action["environment"] = _variables(crate, run.environment)
     return action
 
 
 def _modules(run: FinishedRun) -> dict[str, dict]:
-    """The stages' modules, as the software that they are; the version is the commit that ran."""
+    """Properties of the stages' modules, as software whose version is the commit that ran."""
     return {
         f"src/lorabundle/{stage}.py": {
             "@type": ["File", "SoftwareApplication"],
@@ -123,6 +126,20 @@ def _modules(run: FinishedRun) -> dict[str, dict]:
         }
         for stage, record in run.records.items()
     }
+
+
+def _packed(crate: ROCrate, name: str) -> DataEntity:
+    """The entity of a packed file.
+
+    Raises:
+        MissingInputError: it is not packed.
+    """
+    entity = crate.get(name)
+    if entity is None:
+        raise MissingInputError(
+            f"{name} is missing, which every submission holds. Restore it with git, and run `make archive`."
+        )
+    return entity
 
 
 def _entity(crate: ROCrate, path: str) -> DataEntity | ContextEntity:
@@ -140,7 +157,7 @@ def _variables(crate: ROCrate, environment: Fields) -> list[ContextEntity]:
 
 
 def _dump(metadata: dict) -> str:
-    """JSON, sorted: the descriptor and the root first, then by id. A list of one is written as its one value."""
+    """Sorted JSON: the descriptor and the root first, then by id. A list with one item is written as that item."""
     first = (NAME, "./")
 
     def place(entity: dict) -> tuple:

@@ -1,10 +1,10 @@
-"""`sbom.cdx.json`: what the run is made of, as a CycloneDX bill of materials.
+"""`sbom.cdx.json`: a CycloneDX bill of materials of the run.
 
-Components are the locked packages, the base model and the adapter as machine-learning models with their measured metrics,
-and the data. `*.cdx.json` is the file name that the CycloneDX specification recognises.
+Its components are the locked packages, the base model and the adapter as machine-learning models with their metrics, and the data.
+The CycloneDX specification recognises the file name `*.cdx.json`.
 
-The library has no class for a model card (its issue 912), so the cards are put into its JSON; tests validate the whole
-against the schema that the library ships.
+The library has no class for a model card (its issue 912), so the cards are added to its JSON. Tests validate the result against the
+schema that comes with the library.
 """
 
 import json
@@ -68,7 +68,7 @@ def _sha256(digest: str) -> list[HashType]:
 
 
 def _licences(stated: Iterable[str]) -> list:
-    """Stated licences as CycloneDX has them: as their authors declare them, which is not what a lawyer concludes."""
+    """Stated licences in CycloneDX's form: declared by their authors, as opposed to concluded by a lawyer."""
     found = [licences.parse(text) for text in stated if text]
     for licence in found:
         licence.acknowledgement = LicenseAcknowledgement.DECLARED
@@ -76,11 +76,13 @@ def _licences(stated: Iterable[str]) -> list:
 
 
 def _library(package: Package) -> Component:
-    """A package. It has a hash where the lock allows a single file, so that it is known which one is installed."""
+    """A package. It has a hash if the lock allows only one file; otherwise nobody knows which one was installed."""
     purl = PackageURL("pypi", name=package.name, version=package.version)
     hashes = _sha256(*package.sha256) if len(package.sha256) == 1 else []
     return _component(
-        *(ComponentType.LIBRARY, package.name, str(purl)),
+        ComponentType.LIBRARY,
+        package.name,
+        str(purl),
         version=package.version,
         purl=purl,
         hashes=hashes,
@@ -89,11 +91,13 @@ def _library(package: Package) -> Component:
 
 
 def _base(run: FinishedRun) -> Component:
-    """The base model as the run read it; what it was made from stands in its pedigree."""
+    """The base model as the run read it; its pedigree says what it was made from."""
     provenance = run.provenance
     origin, files = provenance.part("origin"), provenance.part("files")
     component = _component(
-        *(ComponentType.MACHINE_LEARNING_MODEL, provenance.text("name"), BASE),
+        ComponentType.MACHINE_LEARNING_MODEL,
+        provenance.text("name"),
+        BASE,
         licenses=_licences([run.model_licence]),
         components=[
             _component(ComponentType.FILE, name, f"{BASE}/{name}", hashes=_sha256(digest))
@@ -120,9 +124,13 @@ def _adapter(run: FinishedRun) -> Component:
     weights = run.packed[run.of_run("adapter/adapter_model.safetensors")]
     ancestor = _component(ComponentType.MACHINE_LEARNING_MODEL, run.provenance.text("name"), f"{BASE}/ancestor")
     return _component(
-        *(ComponentType.MACHINE_LEARNING_MODEL, f"{run.config.run} LoRA adapter", ADAPTER),
+        ComponentType.MACHINE_LEARNING_MODEL,
+        f"{run.config.run} LoRA adapter",
+        ADAPTER,
         hashes=_sha256(weights),
-        pedigree=Pedigree(ancestors=[ancestor], notes=f"LoRA of rank {run.config.lora.r} beside frozen weights"),
+        pedigree=Pedigree(
+            ancestors=[ancestor], notes=f"LoRA of rank {run.config.lora.r}; the base model's weights are frozen"
+        ),
         properties=[Property(name="lorabundle:fingerprint", value=run.fingerprint)],
     )
 
@@ -130,7 +138,9 @@ def _adapter(run: FinishedRun) -> Component:
 def _dataset(run: FinishedRun) -> Component:
     splits = [
         _component(
-            *(ComponentType.DATA, name, f"{DATASET}/{name}"),
+            ComponentType.DATA,
+            name,
+            f"{DATASET}/{name}",
             description=f"{split.number('examples', '{}')} examples, {split.number('response_tokens', '{}')} response tokens",
             hashes=_sha256(split.text("sha256")),
         )
@@ -140,7 +150,7 @@ def _dataset(run: FinishedRun) -> Component:
 
 
 def _sources(run: FinishedRun) -> list[Component]:
-    """The files that the splits were made from. Licences are by package, or by the whole dataset's name."""
+    """The files that the splits were made from. Licences are listed by package, or by the name of the dataset."""
     stated = run.manifest.part("licences")
     found = []
     for path, digest in run.manifest.part("source_sha256").items():
@@ -153,7 +163,7 @@ def _sources(run: FinishedRun) -> list[Component]:
 
 
 def _with_cards(bom: dict, run: FinishedRun) -> dict:
-    """The JSON with a model card in each model that was measured."""
+    """The JSON with a model card for the base model and one for the adapter."""
     for component in bom["components"]:
         if component["bom-ref"] in (BASE, ADAPTER):
             component["modelCard"] = _card(run, component["bom-ref"])
@@ -180,7 +190,7 @@ def _card(run: FinishedRun, ref: str) -> dict:
 
 
 def _metrics(model: Fields) -> list[dict]:
-    counts = ("tokens", "examples")  # of the test split, and no metric of the model
+    counts = ("tokens", "examples")  # sizes of the test split, not metrics
     return [
         _metric(name, value["rate"], value["ci95"]) if isinstance(value, Fields) else _metric(name, value, [])
         for name, value in model.items()
@@ -189,7 +199,7 @@ def _metrics(model: Fields) -> list[dict]:
 
 
 def _metric(name: str, value: float, interval: list[float]) -> dict:
-    """A metric on the test split; an interval is of 95 %."""
+    """A metric on the test split, with its 95 % interval."""
     metric = {"type": name, "value": str(value), "slice": "test split"}
     if interval:
         metric["confidenceInterval"] = {"lowerBound": str(interval[0]), "upperBound": str(interval[1])}

@@ -1,10 +1,10 @@
-"""`provenance.intoto.json`: how the results came to be, as an in-toto statement with SLSA's provenance predicate.
+"""`provenance.intoto.json`: how the results were made, as an in-toto statement with SLSA's provenance predicate.
 
-It is what SLSA calls build level 1: it exists, and says which inputs, settings and machine made which files. It was written
-by the build itself on its author's machine, so it proves nothing to someone who does not trust the author.
+SLSA calls this build level 1: it says which inputs, settings and machine made which files. The build itself wrote it on the author's
+machine, so it proves nothing to someone who does not trust the author.
 
-Specifications: in-toto Attestation Framework, Statement v1; slsa.dev/provenance/v1. The name ends in neither `.intoto.jsonl`
-nor `.att`, which are for signed envelopes.
+Specifications: in-toto Attestation Framework, Statement v1; slsa.dev/provenance/v1. The endings `.intoto.jsonl` and `.att` are not
+used, because they are for signed envelopes.
 """
 
 import json
@@ -17,7 +17,7 @@ from lorabundle.core.locks import read_lock
 from lorabundle.submission.finished_run import TAG, FinishedRun
 
 NAME = "provenance.intoto.json"
-BUILD_TYPE = f"{TAG}build/make-all/v1"  # described below "Provenance" in REPRODUCE.md
+BUILD_TYPE = f"{TAG}build/make-all/v1"  # REPRODUCE.md describes it below "Records"
 BUILDER = f"{TAG}builder/authors-machine"
 
 
@@ -57,13 +57,13 @@ def document(run: FinishedRun) -> str:
 
 
 def subjects(run: FinishedRun) -> list[str]:
-    """The results that are in the archive: what the stages wrote, but for their records and logs."""
+    """The results that are in the archive: what the stages wrote, without their records and logs."""
     written = {path for record in run.records.values() for path in record.part("outputs")}
     return sorted(written & set(run.packed))
 
 
 def dependencies(run: FinishedRun) -> list[dict]:
-    """What the results were made of: source, locks, settings, model, data, image."""
+    """What the results were made from: source, locks, settings, model, data, image."""
     commits = {record.text("commit") for record in run.records.values()}
     found = [_source(commit) for commit in sorted(commits)]
     found += [_file(run, path.as_posix()) for path in (RUNTIME_LOCK, ASSETS_LOCK)]
@@ -78,7 +78,7 @@ def dependencies(run: FinishedRun) -> list[dict]:
 
 
 def package_of(path: str, sha256: str) -> PackageURL | None:
-    """The locked package that a wheel is, by its hash; None for any other file."""
+    """The locked package whose wheel this is, found by its hash; None for any other file."""
     for name, (version, hashes) in read_lock(ASSETS_LOCK).items():
         if path.endswith(".whl") and sha256 in hashes:
             return PackageURL("pypi", name=name, version=version)
@@ -90,7 +90,7 @@ def _file(run: FinishedRun, path: str) -> dict:
 
 
 def _source(commit: str) -> dict:
-    """The source by its commit, if docker/run.sh found one; the archive has its files in any case."""
+    """The source code, by its commit if docker/run.sh found one. The archive holds the files in any case."""
     found = {"name": "source of the pipeline"}
     if COMMIT.match(commit):
         found["digest"] = {"gitCommit": commit[:40]}
@@ -98,7 +98,7 @@ def _source(commit: str) -> dict:
 
 
 def _model(run: FinishedRun) -> list[dict]:
-    """The weights that were read, and where they come from."""
+    """The weights that were read, and where they came from."""
     origin, config = run.provenance.part("origin"), run.config
     found = []
     if "repo_id" in origin:
@@ -123,12 +123,12 @@ def _data(run: FinishedRun) -> list[dict]:
 
 
 def _parameters(run: FinishedRun) -> dict:
-    """What whoever ran it could choose, as the training's command has it."""
+    """What the user chose, taken from the training's command."""
     command = run.records["train"]["command"]
     overrides = command[command.index("--set") + 1 :] if "--set" in command else []
     return {"target": "all", "config": command[command.index("--config") + 1], "overrides": overrides}
 
 
 def _zulu(time: str) -> str:
-    """A record's time as SLSA has it: in UTC, which it wants written as Z."""
+    """A record's time in SLSA's form, in which UTC is written as Z."""
     return time.replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""The submission's tarball: made byte for byte from its files, and unpacked only if it is exactly what would be made of them.
+"""The submission's tarball: its bytes depend only on its files, and it is unpacked only if they are the bytes that its files give.
 
-So nothing can stand in it that is not a file's name or content, or says that a file is a program: no link, owner, time, device or
-extended header, and nothing between or behind the entries, which are sorted. tarfile's own extraction is not used.
+So it can hold nothing but names, contents and which files are executable: no link, owner, time, device or extended header, and
+nothing between or after the entries, which are sorted. tarfile's own extraction is not used.
 """
 
 import gzip
@@ -16,16 +16,16 @@ from lorabundle.core.errors import UnsafeArchiveError
 from lorabundle.core.files import writable
 
 TOP = re.compile(r"submission-([A-Za-z0-9][A-Za-z0-9._-]*)")
-MAX_BYTES = 2 << 30  # of the tar: a small file can decompress to any size
+MAX_BYTES = 2 << 30  # of the decompressed tar: a small file can decompress to any size
 MTIME = 0  # 1970-01-01, for every entry
 
 
 def make_tar(contents: dict[str, bytes], executable: set[str], top: str) -> bytes:
-    """A tar of files below the folder `top`, sorted, byte for byte a function of the arguments.
+    """A tar of files below the folder `top`, sorted. Equal arguments give equal bytes.
 
     Args:
-        contents: of each file, by its path.
-        executable: paths of those that are programs.
+        contents: content of each file, by path.
+        executable: paths of the executable files.
         top: name of the folder.
     """
     buffer = io.BytesIO()
@@ -38,7 +38,7 @@ def make_tar(contents: dict[str, bytes], executable: set[str], top: str) -> byte
 
 
 def compress(tar: bytes) -> bytes:
-    """The tar as gzip, without a name and a time."""
+    """The tar as gzip, without a name or a time."""
     return gzip.compress(tar, mtime=MTIME)
 
 
@@ -46,11 +46,11 @@ def unpack(archive: Path, folder: Path) -> str:
     """Unpack `archive` into the new folder `folder`, without its top folder.
 
     Returns:
-        The name of the run, which the top folder is called after.
+        The name of the run, taken from the name of the top folder.
 
     Raises:
-        UnsafeArchiveError: it cannot be read to its end, or is not what `make_tar` makes of regular files with plain paths of
-            their own below the top folder.
+        UnsafeArchiveError: it cannot be read to its end, or is not what `make_tar` gives for regular files with plain, different
+            paths below the top folder.
     """
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -58,13 +58,13 @@ def unpack(archive: Path, folder: Path) -> str:
         top, contents, executable = _entries(tar)
         if make_tar(contents, executable, top) != tar:
             raise UnsafeArchiveError(
-                "The archive is not the tar that `make archive` makes of its files: there is something beside their names and "
-                "contents in it. Nothing was unpacked: ask for the archive again."
+                "The archive is not the tar that `make archive` makes from its files: it holds more than their names and contents. "
+                "Nothing was unpacked: ask for the archive again."
             )
     except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError, OverflowError) as error:
         raise UnsafeArchiveError(
             f"The archive cannot be read to its end ({error}). Copy it again, or ask for it again: it must be the file that "
-            f"`make archive` wrote, not one that was packed anew."
+            f"`make archive` wrote, not one that was packed again."
         ) from error
     for name, data in contents.items():
         target = folder / name
@@ -76,7 +76,7 @@ def unpack(archive: Path, folder: Path) -> str:
 
 
 def _decompressed(archive: Path) -> bytes:
-    """The tar, if it is all that the gzip file holds. Of gzip's header only the two bytes that tell of the compressor are free."""
+    """The tar, if the gzip file holds nothing else. In gzip's header only the two bytes about the compressor may have any value."""
     data, stream = archive.read_bytes(), zlib.decompressobj(wbits=31)
     tar = stream.decompress(data, MAX_BYTES + 1)
     if len(tar) > MAX_BYTES:
@@ -84,12 +84,12 @@ def _decompressed(archive: Path) -> bytes:
     if not stream.eof:
         raise EOFError("its end is missing")
     if stream.unused_data or data[3:8] != bytes(5):
-        raise tarfile.ReadError("its gzip file has a name or a time, or something behind its end")
+        raise tarfile.ReadError("its gzip file has a name or a time, or more bytes after its end")
     return tar
 
 
 def _entries(tar: bytes) -> tuple[str, dict[str, bytes], set[str]]:
-    """The top folder, the files' contents by path below it, and the paths of programs."""
+    """The top folder, the files' contents by path below it, and the paths of executable files."""
     contents: dict[str, bytes] = {}
     executable, folders, top = set(), set(), ""
     with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as entries:
@@ -99,7 +99,7 @@ def _entries(tar: bytes) -> tuple[str, dict[str, bytes], set[str]]:
             name = PurePosixPath(*path.parts[1:])
             problem = _problem(entry, path, top)
             if not problem and (str(name) in contents.keys() | folders or {*map(str, name.parents)} & contents.keys()):
-                problem = "is there twice"
+                problem = "occurs twice"
             if problem:
                 raise UnsafeArchiveError(
                     f"The archive's entry {entry.name!r} {problem}. `make archive` writes no such entry, so nothing was unpacked: "
@@ -114,13 +114,13 @@ def _entries(tar: bytes) -> tuple[str, dict[str, bytes], set[str]]:
 
 
 def _problem(entry: tarfile.TarInfo, path: PurePosixPath, top: str) -> str:
-    """What is wrong with an entry, or nothing."""
+    """What is wrong with an entry; "" if nothing is."""
     if entry.type != tarfile.REGTYPE or entry.pax_headers:
-        return "is no regular file"
+        return "is not a regular file"
     if path.is_absolute() or ".." in path.parts or "\\" in entry.name or len(path.parts) < 2:
-        return "has a path that could lead elsewhere"
+        return "has a path that could lead outside its folder"
     if not entry.name.isprintable() or max(map(len, path.parts)) > 200:
-        return "has a name that a terminal or a file system would not take as it is"
+        return "has a name that a terminal or a file system might not accept"
     if path.parts[0] != top or not TOP.fullmatch(top):
-        return "is not below one folder submission-<run>"
+        return "is not below the one folder submission-<run>"
     return ""

@@ -1,4 +1,4 @@
-"""What was expected beside what was found, for every value of two results."""
+"""Differences between two results, value by value, with the tolerances of fast numerics."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ DERIVED = {"correct", *METRICS} - {*TOLERANCES}  # computed from other values
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that is not what it should be; `tolerance` says how near it had to be."""
+    """One value that is not what it should be; `tolerance` says by how much it may differ."""
 
     where: str
     expected: Any
@@ -26,7 +26,10 @@ class Difference:
 
 
 class Measured(NamedTuple):
-    """A value of two `metrics.json`: of a metric, or a fact (None); of the base model alone; over so many examples and tokens."""
+    """A value in two `metrics.json`: its metric (None for a fact), whether only the base model decides it, and its sizes.
+
+    `sizes` are the numbers of examples and tokens that the value is a mean over.
+    """
 
     where: str
     expected: Any
@@ -37,14 +40,14 @@ class Measured(NamedTuple):
 
 
 def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> list[Difference]:
-    """Differences of two JSON values, leaf by leaf; numbers may differ by a share of their size."""
+    """Differences of two JSON values, leaf by leaf. Numbers may differ by the share `relative` of their size."""
     if isinstance(expected, dict) and isinstance(found, dict):
         keys = [*expected, *(key for key in found if key not in expected)]
         parts = [(f"{where}.{key}", expected.get(key, "nothing"), found.get(key, "nothing")) for key in keys]
     elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
         parts = [(f"{where}.{index}", *pair) for index, pair in enumerate(zip(expected, found, strict=True))]
     elif _number(expected) and _number(found):
-        # Sums may cancel to nearly 0; a p-value just is that small
+        # Sums may cancel to nearly 0, but a p-value can really be that small
         least = 0.0 if where.endswith("p_value") else relative
         same = math.isclose(expected, found, rel_tol=relative, abs_tol=least)
         return (
@@ -58,9 +61,9 @@ def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> lis
 def compare_metrics(expected: dict, found: dict, trained: bool) -> list[Difference]:
     """Differences of two `metrics.json` of runs with fast numerics, on machines that may differ.
 
-    What was measured (models, delta, kinds) may differ as `tolerances` has it, by more if the adapter was `trained` again and the
-    value is not the base model's; what follows from that alone (perplexity, counts of right answers, the sign test) is passed
-    over, because it was compared with the examples. All else is equal.
+    Measured values (models, delta, kinds) may differ by the tolerances, and by more if the adapter was `trained` again and the value is
+    not only of the base model. Values that follow from these (perplexity, counts of right answers, the sign test) are skipped, because
+    they were compared with the examples. All other values must be equal.
     """
     rest = [{k: v for k, v in metrics.items() if k not in {*MEASURED, "sign_test"}} for metrics in (expected, found)]
     rest = [values | {"kinds": list(metrics["kinds"])} for values, metrics in zip(rest, (expected, found), strict=True)]
@@ -78,9 +81,9 @@ def compare_metrics(expected: dict, found: dict, trained: bool) -> list[Differen
 def compare_examples(expected: list[dict], found: list[dict], trained: bool) -> list[Difference]:
     """Differences of two `examples.jsonl` of runs with fast numerics, on machines that may differ.
 
-    What follows from the splits is equal; the nats of an example may differ as `tolerances` has it, and those of an adapter that was
-    `trained` again are not compared one by one. Answers may be others, and their scores with them: these are compared as means, in
-    the metrics.
+    Values that follow from the splits must be equal. The nats of an example may differ by the tolerance; those of an adapter that was
+    `trained` again are not compared one by one. Answers may differ, and with them their scores: their means are compared, in the
+    metrics.
     """
     facts = ("id", "group", "kind", "prompt", "reference", "tokens")
     result = compare(
@@ -96,7 +99,7 @@ def compare_examples(expected: list[dict], found: list[dict], trained: bool) -> 
 
 
 def measured(expected: dict, found: dict) -> Iterator[Measured]:
-    """What two `metrics.json` have measured, value by value, of all examples and of each kind that is in both."""
+    """The measured values of two `metrics.json`, one by one: of all examples, and of each kind that both have."""
     groups = {"metrics.json": [{key: metrics[key] for key in ("models", "delta")} for metrics in (expected, found)]}
     for kind in expected["kinds"].keys() & found["kinds"].keys():
         groups[f"metrics.json.kinds.{kind}"] = [metrics["kinds"][kind] for metrics in (expected, found)]

@@ -56,8 +56,11 @@ def test_distribution_by_hand():
     [
         (["License-Expression: MIT", "License: other"], {"x": "MIT"}),
         (["License: BSD"], {"x": "BSD"}),
-        (["License: Apache License", "        Version 2.0"], {"x": "Apache License"}),
-        (["Classifier: License :: OSI Approved :: BSD License", "Classifier: Topic :: Text"], {"x": "BSD License"}),
+        (["License: Copyright", "        Redistribution", "Classifier: License :: BSD License"], {"x": "BSD License"}),
+        (
+            ["Classifier: License :: BSD License", "Classifier: License :: MIT License"],
+            {"x": "BSD License, MIT License"},
+        ),
         ([], {}),
     ],
 )

@@ -70,7 +70,7 @@ def test_what_is_no_key(archive):
     Path("key").write_text("no key\n")
     Path("key").chmod(0o600)
     assert fails(sign("key", str(archive)), "cannot sign with SIGN_KEY=key")
-    assert fails(sign("missing", str(archive)), "SIGN_KEY is 'missing', and there is no such file")
+    assert fails(sign("missing", str(archive)), "SIGN_KEY is 'missing', but there is no such file")
 
 
 def test_no_ssh_keygen(archive):

@@ -1,4 +1,4 @@
-"""docker/verify.sh: what lies beside an archive, and which stages run again in which order. Stages are replaced by a stub."""
+"""docker/verify.sh: the files next to an archive, and which stages run again in which order. Stages are replaced by a stub."""
 
 import fcntl
 import shutil
@@ -39,7 +39,8 @@ def again(stage: str, level: str) -> str:
 def project(tmp_path, monkeypatch) -> Path:
     """An archive and the script."""
     (tmp_path / "docker").mkdir()
-    shutil.copy(ROOT / "docker/verify.sh", tmp_path / "docker")
+    for name in ("verify.sh", "read_config.sh"):
+        shutil.copy(ROOT / "docker" / name, tmp_path / "docker")
     (tmp_path / "docker/run.sh").write_text(STUB)
     (tmp_path / "docker/run.sh").chmod(0o755)
     (tmp_path / "a.tar.gz").write_text("content")
@@ -88,7 +89,7 @@ def test_a_stage_that_fails_ends_it_with_a_verdict(project):
     finished = verify("a.tar.gz", "eval")
     assert finished.returncode == 2
     assert finished.stdout.endswith(
-        "[verify] NOT VERIFIED: preprocess failed when it ran again, as said above (level eval)\n"
+        "[verify] NOT VERIFIED: preprocess failed when it ran again, see above (level eval)\n"
     )
     assert len(ran()) == 3
 
@@ -108,7 +109,7 @@ def test_bad_arguments(project, arguments, said):
     assert not Path("ran").exists()
 
 
-def test_checksum_beside_the_archive(project):
+def test_checksum_next_to_the_archive(project):
     subprocess.run("sha256sum a.tar.gz > a.tar.gz.sha256", shell=True, check=True)
     assert "checksum: as in a.tar.gz.sha256" in verify("a.tar.gz", "hashes").stdout
     Path("a.tar.gz").write_text("changed")
@@ -142,7 +143,7 @@ def test_a_signature_that_is_asked_for_must_be_there(project):
     Path("a.tar.gz.sig").touch()
     finished = verify("a.tar.gz", "hashes", "none.pub")
     assert finished.returncode == 2
-    assert "SIGN_KEY is 'none.pub', which is no public SSH key" in finished.stderr
+    assert "SIGN_KEY is 'none.pub', which is not a public SSH key" in finished.stderr
 
 
 def test_two_archives_are_not_verified_in_one_folder_at_a_time(project):

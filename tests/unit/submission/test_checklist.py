@@ -12,17 +12,27 @@ from tests.fake_run import metrics
 from tests.fake_submission import default_files, documents, write_packed, write_records
 
 TITLES = [
-    *("Dependencies", "Training code", "Evaluation code", "Pre-trained models", "README with results and commands"),
-    *("Claims", "Limitations", "Theory", "Experimental reproducibility", "Open access to data and code"),
-    *("Experimental setting", "Statistical significance", "Compute resources", "Code of ethics", "Broader impacts"),
-    *(
-        "Safeguards",
-        "Licences of existing assets",
-        "New assets",
-        "Crowdsourcing",
-        "Review board",
-        "Use of language models",
-    ),
+    "Dependencies",
+    "Training code",
+    "Evaluation code",
+    "Pre-trained models",
+    "README with results and commands",
+    "Claims",
+    "Limitations",
+    "Theory",
+    "Experimental reproducibility",
+    "Open access to data and code",
+    "Experimental setting",
+    "Statistical significance",
+    "Compute resources",
+    "Code of ethics",
+    "Broader impacts",
+    "Safeguards",
+    "Licences of existing assets",
+    "New assets",
+    "Crowdsourcing",
+    "Review board",
+    "Use of language models",
 ]
 
 
@@ -53,10 +63,10 @@ def test_answers_quote_the_run(packed):
     assert "6.0 minutes (training 1.0) and at most 2.00 GB" in found["Compute resources"][1]
     assert "-0.5000 nats a token (95 % interval -0.9000 to -0.1000), and 3 of 4" in found["Claims"][1]
     assert "4 train, 4 val, 4 test examples; LoRA of rank 4" in found["Experimental setting"][1]
-    assert "Pairs of equal or near texts that lie in two splits: 1 " in found["Experimental setting"][1]
+    assert "Pairs of equal or similar texts in two different splits: 1 " in found["Experimental setting"][1]
     assert "10,000 resamples" in found["Statistical significance"][1]
     assert "one run with one seed" in found["Statistical significance"][1]
-    assert "on the same CPU model and number of threads" in found["Experimental reproducibility"][1]
+    assert "on the same CPU model with the same number of threads" in found["Experimental reproducibility"][1]
     assert "python -m lorabundle.train --config config/smoke.yaml --set run=smoke" in found["Training code"][1]
 
 

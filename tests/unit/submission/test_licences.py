@@ -1,45 +1,21 @@
-"""Licences as packages state them."""
-
-from email.message import Message
+"""LICENSES.md: every package of the lock, the model and the data, each with the licence that it states."""
 
 import pytest
 
 from lorabundle.submission import licences
 from tests.fake_submission import documents
 
-BSD = "License :: OSI Approved :: BSD License"
-
-
-def package(**headers: str) -> Message:
-    """Metadata of a package; an underscore in a header's name stands for a hyphen."""
-    message = Message()
-    for name, value in headers.items():
-        message[name.replace("_", "-")] = value
-    return message
-
 
 @pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ({"License_Expression": "MIT AND 0BSD", "License": "other"}, ["MIT AND 0BSD"]),
-        ({"License": "BSD-3-Clause", "Classifier": BSD}, ["BSD-3-Clause"]),
-        ({"License": "Apache 2.0 or so", "Classifier": BSD}, ["BSD License"]),
-        ({"License": "Copyright (c) somebody\nRedistribution and use", "Classifier": BSD}, ["BSD License"]),
-        ({"License": "Apache License, Version 2.0"}, ["Apache License, Version 2.0"]),
-        ({"License": "Copyright (c) somebody\nRedistribution and use"}, []),
-        ({"Classifier": "Programming Language :: Python"}, []),
-        ({}, []),
-    ],
+    ("text", "spdx_id"), [("MIT", "MIT"), ("BSD", None), ("Apache 2.0", None), ("BSD License", None)]
 )
-def test_what_a_package_states(headers, expected):
-    assert licences.stated(package(**headers)) == expected
+def test_only_spdx_ids_are_given_as_such(text, spdx_id):
+    licence = licences.parse(text)
+    assert (licence.id, licence.name) == (spdx_id, None if spdx_id else text)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("MIT", True), ("Apache-2.0 OR BSD-2-Clause", True), ("BSD", False), ("Apache 2.0", False)]
-)
-def test_is_spdx(text, expected):
-    assert licences.is_spdx(text) == expected
+def test_spdx_expressions():
+    assert licences.parse("Apache-2.0 OR BSD-2-Clause").value == "Apache-2.0 OR BSD-2-Clause"
 
 
 def test_needs_are_read_from_the_lock(workspace):

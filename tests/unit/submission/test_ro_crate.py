@@ -14,7 +14,7 @@ PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 
 @pytest.fixture
 def graph(packed) -> dict[str, dict]:
-    """The crate's entities by id; no id stands twice."""
+    """The crate's entities by id; no id occurs twice."""
     entities = json.loads(documents(packed)[ro_crate.NAME])["@graph"]
     assert len({entity["@id"] for entity in entities}) == len(entities)
     return {entity["@id"]: entity for entity in entities}

@@ -1,4 +1,4 @@
-"""Submissions that would write elsewhere, or are not whole, are refused; nothing outside the folder is touched."""
+"""Submissions that would write elsewhere, or are incomplete, are refused; nothing outside the folder is touched."""
 
 import gzip
 import io
@@ -18,13 +18,13 @@ def entry(name: str, **fields) -> tarfile.TarInfo:
     return result
 
 
-def write(path: Path, *entries: tarfile.TarInfo, behind: bytes = b"") -> Path:
+def write(path: Path, *entries: tarfile.TarInfo, after: bytes = b"") -> Path:
     """A tar.gz of empty entries, or of `size` zeros."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for one in entries:
             tar.addfile(one, io.BytesIO(bytes(one.size)))
-    path.write_bytes(gzip.compress(buffer.getvalue() + behind, mtime=0))
+    path.write_bytes(gzip.compress(buffer.getvalue() + after, mtime=0))
     return path
 
 
@@ -41,21 +41,21 @@ def test_files_are_unpacked_below_the_folder(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        (entry("/etc/passwd"), "lead elsewhere"),
-        (entry("submission-tiny/../../escaped"), "lead elsewhere"),
-        (entry("submission-tiny\\..\\escaped"), "lead elsewhere"),
-        (entry("submission-tiny"), "lead elsewhere"),
-        (entry("elsewhere/file"), "not below one folder"),
-        (entry("submission-tiny/link", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "no regular file"),
-        (entry("submission-tiny/link", type=tarfile.LNKTYPE, linkname="submission-tiny/first"), "no regular file"),
-        (entry("submission-tiny/long", pax_headers={"comment": "more"}), "no regular file"),
-        (entry("submission-tiny/device", type=tarfile.CHRTYPE), "no regular file"),
-        (entry("submission-tiny/folder", type=tarfile.DIRTYPE), "no regular file"),
-        (entry("submission-tiny/first"), "is there twice"),
-        (entry("submission-tiny/first/second"), "is there twice"),
-        (entry("submission-tiny/\x1b[2J"), "a terminal or a file system would not take"),
-        (entry("submission-tiny/\udcff"), "no regular file"),
-        (entry(f"submission-tiny/{'x' * 300}"), "no regular file"),
+        (entry("/etc/passwd"), "lead outside its folder"),
+        (entry("submission-tiny/../../escaped"), "lead outside its folder"),
+        (entry("submission-tiny\\..\\escaped"), "lead outside its folder"),
+        (entry("submission-tiny"), "lead outside its folder"),
+        (entry("elsewhere/file"), "not below the one folder"),
+        (entry("submission-tiny/link", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "not a regular file"),
+        (entry("submission-tiny/link", type=tarfile.LNKTYPE, linkname="submission-tiny/first"), "not a regular file"),
+        (entry("submission-tiny/long", pax_headers={"comment": "more"}), "not a regular file"),
+        (entry("submission-tiny/device", type=tarfile.CHRTYPE), "not a regular file"),
+        (entry("submission-tiny/folder", type=tarfile.DIRTYPE), "not a regular file"),
+        (entry("submission-tiny/first"), "occurs twice"),
+        (entry("submission-tiny/first/second"), "occurs twice"),
+        (entry("submission-tiny/\x1b[2J"), "a terminal or a file system might not accept"),
+        (entry("submission-tiny/\udcff"), "not a regular file"),
+        (entry(f"submission-tiny/{'x' * 300}"), "not a regular file"),
     ],
 )
 def test_entries_that_make_archive_never_writes_are_refused(tmp_path, bad, why):
@@ -67,7 +67,7 @@ def test_entries_that_make_archive_never_writes_are_refused(tmp_path, bad, why):
 
 @pytest.mark.parametrize("top", ["tiny", "submission-", "submission-..", "xsubmission-tiny"])
 def test_another_top_folder_is_refused(tmp_path, top):
-    with pytest.raises(UnsafeArchiveError, match="not below one folder submission-<run>"):
+    with pytest.raises(UnsafeArchiveError, match="not below the one folder submission-<run>"):
         unpack(write(tmp_path / "a.tar.gz", entry(f"{top}/first")), tmp_path / "folder")
 
 
@@ -87,7 +87,7 @@ def test_size_is_bounded(tmp_path, monkeypatch):
 def test_what_is_no_name_or_content_is_refused(tmp_path, fields):
     """As root, GNU tar would leave the modes and owners that an archive has."""
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", **fields))
-    with pytest.raises(UnsafeArchiveError, match="something beside their names and contents"):
+    with pytest.raises(UnsafeArchiveError, match="more than their names and contents"):
         unpack(archive, tmp_path / "folder")
 
 
@@ -102,7 +102,7 @@ def test_broken_headers_are_refused(tmp_path):
             unpack(tmp_path / "a.tar.gz", tmp_path / "folder")
 
 
-def test_what_is_not_whole_is_refused(tmp_path):
+def test_what_is_incomplete_is_refused(tmp_path):
     whole = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", size=5000)).read_bytes()
     for data in (b"", b"no archive", whole[:-12], whole[:40]):
         (tmp_path / "b.tar.gz").write_bytes(data)
@@ -111,13 +111,13 @@ def test_what_is_not_whole_is_refused(tmp_path):
 
 
 def test_content_behind_the_last_entry_is_refused(tmp_path):
-    archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"), behind=b"more")
-    with pytest.raises(UnsafeArchiveError, match="something beside their names and contents"):
+    archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"), after=b"more")
+    with pytest.raises(UnsafeArchiveError, match="more than their names and contents"):
         unpack(archive, tmp_path / "folder")
 
 
 def test_every_flipped_byte_of_the_compressed_stream_is_noticed(tmp_path):
-    """But for the two bytes of gzip's header that tell of the program that packed it."""
+    """Except the two bytes of gzip's header about the program that packed it."""
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", size=2000), entry("submission-tiny/second"))
     data = archive.read_bytes()
     for position in {*range(len(data))} - {8, 9}:
@@ -128,19 +128,19 @@ def test_every_flipped_byte_of_the_compressed_stream_is_noticed(tmp_path):
 
 def test_files_in_another_order_are_refused(tmp_path):
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/second"), entry("submission-tiny/first"))
-    with pytest.raises(UnsafeArchiveError, match="something beside their names and contents"):
+    with pytest.raises(UnsafeArchiveError, match="more than their names and contents"):
         unpack(archive, tmp_path / "folder")
 
 
 def test_content_behind_the_gzip_stream_is_refused(tmp_path):
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"))
-    for behind in (b"more", bytes(512), gzip.compress(b"", mtime=0)):
-        (tmp_path / "b.tar.gz").write_bytes(archive.read_bytes() + behind)
-        with pytest.raises(UnsafeArchiveError, match="something behind its end"):
+    for after in (b"more", bytes(512), gzip.compress(b"", mtime=0)):
+        (tmp_path / "b.tar.gz").write_bytes(archive.read_bytes() + after)
+        with pytest.raises(UnsafeArchiveError, match="more bytes after its end"):
             unpack(tmp_path / "b.tar.gz", tmp_path / "folder")
 
 
-def test_programs_stay_programs(tmp_path):
+def test_executable_files_stay_executable(tmp_path):
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"), entry("submission-tiny/run", mode=0o755))
     unpack(archive, tmp_path / "folder")
     assert [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "folder").iterdir())] == [0o644, 0o755]

@@ -156,7 +156,7 @@ def test_training_again_allows_no_less_than_evaluating_again():
     assert all(0 < apart.evaluated <= apart.trained for apart in TOLERANCES.values())
 
 
-def test_what_follows_from_other_values_is_passed_over():
+def test_what_follows_from_other_values_is_skipped():
     found = copy.deepcopy(metrics())
     found["models"]["base"]["perplexity"] = found["sign_test"]["p_value"] = 0.123
     assert compare_metrics(metrics(), found, trained=False) == []

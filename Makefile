@@ -45,7 +45,7 @@ override SET := $(strip $(if $(DATA),data.source=$(DATA) run=$(call file_name,$(
 SETTINGS := $(shell set -f; set -- $(call quoted,$(SET)); docker/read_config.sh $(call quoted,$(CONFIG)) $$1)
 setting = $(patsubst $(1)=%,%,$(filter $(1)=%,$(SETTINGS)))
 numerics := $(call setting,numerics)
-# A run name that would lead out of outputs/ is replaced here; lorabundle.settings then refuses it with the reason
+# A run name that would lead out of outputs/ is replaced here; lorabundle.resolve_config then refuses it with the reason
 plain = $(if $(or $(findstring /,$(1)),$(filter .%,$(1))),unnamed,$(or $(1),unnamed))
 RUN := outputs/$(call plain,$(call setting,run))
 MODEL := data/models/$(call plain,$(call setting,model.name))
@@ -152,7 +152,7 @@ $(VENV): $(WHEELS) docker/setup.sh
 	docker/setup.sh venv
 	@touch $@
 
-docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base.sh base.lock Dockerfile digest.py)
+docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base.sh debian.lock Dockerfile digest.py)
 	docker/setup.sh $(engine)
 
 $(DEV): $(VENV) docker/dev.lock
@@ -171,9 +171,9 @@ $(SECTIONS)/.set: FORCE
 		"user id $$(id -u) and that the disk is not full (df -h .), then run the same command again." >&2; exit 1; }
 	@echo "$$SET" | cmp -s - $@ || echo "$$SET" > $@
 
-$(SECTIONS)/.resolved: $(CONFIG) $(wildcard $(call setting,extends)) docker/read_config.sh $(SECTIONS)/.set $(call code,settings) | $(environment)
+$(SECTIONS)/.resolved: $(CONFIG) $(wildcard $(call setting,extends)) docker/read_config.sh $(SECTIONS)/.set $(call code,resolve_config) | $(environment)
 	@echo "[make] run $(notdir $(RUN)), settings from $(CONFIG), engine $(engine)"
-	@$(call stage,settings) --make-reads $(foreach setting,$(filter-out extends=%,$(SETTINGS)),$(call quoted,$(setting)))
+	@$(call stage,resolve_config) --make-reads $(foreach setting,$(filter-out extends=%,$(SETTINGS)),$(call quoted,$(setting)))
 	@touch $@
 
 $(SECTIONS)/%.yaml: $(SECTIONS)/.resolved

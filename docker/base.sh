@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Print the name of the image that docker/Dockerfile builds on, and what it is. Builds it first if it is missing. By BASE:
 #   registry   the official Python image, pinned by digest
-#   debian     built here from the Debian packages that base.lock lists, for machines without an image registry. If Debian no
+#   debian     built here from the Debian packages that debian.lock lists, for machines without an image registry. If Debian no
 #              longer offers a locked version, the present one is used, named here, and noted in the report
 #   auto       registry if it can be pulled, else debian
 # DEBIAN_SOURCES names a sources.list to take the packages from, for example a snapshot that still has the locked versions.
 # Usage: base.sh docker|podman
-#        base.sh lock            write base.lock from what Debian offers now
+#        base.sh lock            write debian.lock from what Debian offers now
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 engine=$1
 registry_image=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
-lock=$here/base.lock
+lock=$here/debian.lock
 
 say() { echo "[image] $*" >&2; }
 
@@ -76,18 +76,18 @@ from_debian() {
         bootstrap "$work" --setup-hook="cp '$work/pins' \"\$1/etc/apt/preferences.d/locked\""
         drift=$(differences "$work/packages")
         base=$(name_of "$work/packages")
-        case $drift in *" has sha256 "*) fail "a Debian package has the locked version but not the sha256 in docker/base.lock. Do not trust the mirror that it came from. $(grep ' has sha256 ' <<< "$drift")" ;; esac
+        case $drift in *" has sha256 "*) fail "a Debian package has the locked version but not the sha256 in docker/debian.lock. Do not trust the mirror that it came from. $(grep ' has sha256 ' <<< "$drift")" ;; esac
         known "$base" || "$engine" import "$work/base.tar" "$base" > /dev/null
     fi
     if [ -z "$drift" ]; then
-        echo "$base on Debian packages as in docker/base.lock"
+        echo "$base on Debian packages as in docker/debian.lock"
         return
     fi
     say "warning: Debian no longer offers the locked base, so this image is built on newer packages. Packages that differ:"
     sed 's/^/[image]   /' <<< "$drift" >&2
     say "The report will name them. To get the locked versions, set DEBIAN_SOURCES to a sources.list that offers them (see CONTRIBUTING.md); to lock these, run docker/base.sh lock."
     names=$(cut -d: -f1 <<< "$drift" | paste -sd' ')
-    echo "$base on Debian packages, not as in docker/base.lock: $names"
+    echo "$base on Debian packages, not as in docker/debian.lock: $names"
 }
 
 work=$(mktemp -d)

@@ -2,13 +2,13 @@
 # Print the settings that make must know before Python can run, one KEY=VALUE a line: read_config.sh CONFIG [KEY=VALUE ...]
 # These name the run's folder, the model's folder and the user's own files. Each file that CONFIG extends is printed too, as
 # extends=FILE. Only the plain form is understood: `key: value` lines, those of a section indented below its name.
-# lorabundle.settings reads the same config as YAML, and refuses one that this script reads differently.
+# lorabundle.resolve_config reads the same config as YAML, and refuses one that this script reads differently.
 set -euo pipefail
 
 # The chain of configs, the one that extends nothing first
 chain=()
 next=$1
-while [ -f "$next" ] && [ ${#chain[@]} -lt 10 ]; do # a circle ends here, and lorabundle.settings explains it
+while [ -f "$next" ] && [ ${#chain[@]} -lt 10 ]; do # a circle ends here, and lorabundle.resolve_config explains it
     chain=("$next" ${chain[@]+"${chain[@]}"})
     parent=$(sed -n "s/^extends: *[\"']*\([^ \"'#\r]*\).*/\1/p" "$next" | head -n 1)
     [ -n "$parent" ] || break

@@ -29,7 +29,7 @@ from lorabundle.evaluation.answer_scores import score_answers
 from lorabundle.evaluation.baselines import majority_answers, reference, token_baselines
 from lorabundle.evaluation.sanity_checks import check_plausible, find_mistakes
 from lorabundle.model import prompts
-from lorabundle.model.convert import check_unchanged, load_tokenizer
+from lorabundle.model.architecture import check_unchanged, load_tokenizer
 
 log = logging.getLogger("lorabundle.evaluate")
 

@@ -41,7 +41,7 @@ from lorabundle.core.files import (
 from lorabundle.core.locks import locked_wheels, read_lock
 from lorabundle.core.stage import Artifacts, run_stage
 from lorabundle.data import reasoning_gym
-from lorabundle.model.convert import FETCH_FIRST, check_architecture, llama_to_phi3, quiet_libraries
+from lorabundle.model.architecture import FETCH_FIRST, check_architecture, llama_to_phi3, quiet_libraries
 
 log = logging.getLogger("lorabundle.fetch")
 

@@ -47,7 +47,7 @@ from lorabundle.data.manifest import card_licence, describe_split, lengths, whee
 from lorabundle.data.quarantine import Quarantine, RowProblem
 from lorabundle.data.shapes import build, check_built, columns_of
 from lorabundle.model import prompts
-from lorabundle.model.convert import load_tokenizer
+from lorabundle.model.architecture import load_tokenizer
 
 log = logging.getLogger("lorabundle.preprocess")
 

@@ -26,7 +26,7 @@ from lorabundle.core import config
 from lorabundle.core.config import Config
 from lorabundle.core.files import atomic_dir, read_json, write_json
 from lorabundle.core.stage import Artifacts, run_stage
-from lorabundle.model.convert import check_architecture, check_unchanged, load_tokenizer
+from lorabundle.model.architecture import check_architecture, check_unchanged, load_tokenizer
 from lorabundle.training import checkpoints, environment, memory, step
 from lorabundle.training.callbacks import TrainingLog
 from lorabundle.training.model_card import model_card

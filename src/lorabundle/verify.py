@@ -22,10 +22,10 @@ from lorabundle.core.command import command_parser, run_command
 from lorabundle.core.files import require
 from lorabundle.submission import tarball
 from lorabundle.verification.findings import Findings
-from lorabundle.verification.form_checks import check_forms, check_written
 from lorabundle.verification.hash_checks import check_files, check_sources, check_statements
 from lorabundle.verification.report_checks import check_documents, check_report
 from lorabundle.verification.rerun import check_rerun, lay_out, trained_the_same_adapter
+from lorabundle.verification.schema_checks import check_schemas, check_written
 from lorabundle.verification.unpacked import RERUN, SHIPPED, Submission
 from lorabundle.verification.value_checks import check_adapter, check_scores
 
@@ -45,7 +45,7 @@ def check(archive: Path, level: str) -> Findings:
     submission = Submission(SHIPPED, tarball.unpack(archive, SHIPPED))
     findings = Findings()
     findings.run_all(HASHES, submission)
-    if level != "hashes" and findings.run("forms", lambda: check_forms(submission)):
+    if level != "hashes" and findings.run("schemas", lambda: check_schemas(submission)):
         findings.run_all(REPORT, submission)
     for place in RERUN:
         if not findings and LEVELS.index(level) >= LEVELS.index(place):
@@ -57,7 +57,7 @@ def compare(archive: Path, level: str) -> Findings:
     """Compare with what the stages gave. If training gave another adapter, evaluating the shipped one must give its metrics too."""
     submission = Submission(SHIPPED, tarball.unpack(archive, SHIPPED))
     findings = Findings()
-    if findings.run("forms", lambda: check_forms(submission)):
+    if findings.run("schemas", lambda: check_schemas(submission)):
         findings.run(level, lambda: check_rerun(submission, level))
         if level == "full" and not trained_the_same_adapter(submission):
             findings.run("eval", lambda: check_rerun(submission, "eval"))

@@ -31,7 +31,7 @@ from lorabundle.core.config import Config
 from lorabundle.core.config_file import add_arguments, load_config
 from lorabundle.core.files import write_json
 from lorabundle.model import prompts
-from lorabundle.model.convert import load_tokenizer
+from lorabundle.model.architecture import load_tokenizer
 from lorabundle.training.environment import describe
 
 OUTPUT = Path("outputs/bench")

@@ -26,7 +26,7 @@ from lorabundle.compute.scoring import mean_loss, score_responses
 from lorabundle.core import config
 from lorabundle.core.config_file import add_arguments, load_config
 from lorabundle.core.stage import peak_rss_bytes
-from lorabundle.model.convert import load_tokenizer
+from lorabundle.model.architecture import load_tokenizer
 from lorabundle.model.prompts import IGNORE_INDEX
 from lorabundle.training import step
 from lorabundle.training.trainer import LoraTrainer

@@ -27,7 +27,7 @@ from lorabundle.core.files import hash_paths, read_json, read_jsonl, sha256_file
 from lorabundle.data.docstrings import build_records
 from lorabundle.evaluation.sanity_checks import check_plausible, find_mistakes
 from lorabundle.model import prompts
-from lorabundle.model.convert import load_tokenizer
+from lorabundle.model.architecture import load_tokenizer
 from tests.conftest import ROOT, ask
 
 IGNORE = prompts.IGNORE_INDEX

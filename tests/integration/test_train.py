@@ -20,7 +20,7 @@ from lorabundle.compute.load import attach_lora, load_adapter, load_base
 from lorabundle.compute.scoring import mean_loss, score_responses
 from lorabundle.core.errors import DivergenceError
 from lorabundle.core.files import hash_paths, sha256_file
-from lorabundle.model.convert import load_tokenizer
+from lorabundle.model.architecture import load_tokenizer
 from lorabundle.training import checkpoints, step
 from lorabundle.training.trainer import LoraTrainer, sft_config
 from tests.conftest import ROOT, TINY

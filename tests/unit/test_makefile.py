@@ -25,8 +25,8 @@ if [ "$stage" = seeds ]; then echo "seeds ${*:4}" >> ran; exit; fi
 config=$5
 run=$(docker/read_config.sh "$config" "${@:6}" | sed -n 's/^run=//p')
 out=outputs/$run
-if [ "$stage" = settings ]; then
-    PYTHONPATH=src exec @PYTHON@ -m lorabundle.settings "${@:4}"
+if [ "$stage" = resolve_config ]; then
+    PYTHONPATH=src exec @PYTHON@ -m lorabundle.resolve_config "${@:4}"
 fi
 echo "$stage" >> ran
 echo "$NUMERICS" > numerics
@@ -346,7 +346,7 @@ def test_changed_model_trains_again(project):
 
 def test_image_prints_what_it_is_each_time(project):
     Path("docker/run.sh").write_text("#!/bin/sh\necho docker\n")
-    for name in ("base.sh", "base.lock", "Dockerfile", "digest.py", ".image-docker"):
+    for name in ("base.sh", "debian.lock", "Dockerfile", "digest.py", ".image-docker"):
         Path("docker", name).write_text("sha256:01\nlorabundle:ab, content sha256:23\n")
     for _ in range(2):
         printed = subprocess.run(

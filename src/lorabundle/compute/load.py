@@ -16,7 +16,7 @@ from lorabundle.compute import cpu_probe
 from lorabundle.core.config import Config
 from lorabundle.core.errors import AdapterError, ConfigError, ModelFormatError
 from lorabundle.core.files import require
-from lorabundle.model.convert import FETCH_FIRST, check_architecture, quiet_libraries
+from lorabundle.model.architecture import FETCH_FIRST, check_architecture, quiet_libraries
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)  # of the libraries, for files that cannot be used
 SLICE = 64 * 2**14  # weights that are quantised at a time: a multiple of the block size

@@ -25,8 +25,12 @@ SPLITS = ("train", "val", "test")
 TRAINING_SECTIONS = {"seed", "numerics", "model", "lora", "train"}  # what decides the course of training
 # Files of a model's folder that are copied to the adapter's; which of them exist depends on the tokenizer
 TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
-    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
 )
 BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: built from locked wheels
 DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")

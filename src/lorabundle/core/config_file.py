@@ -1,6 +1,6 @@
 """Config files: read together with those they extend, overridden, validated, and written in resolved form.
 
-A config may say `extends: default.yaml` (a path beside its own): it then holds only what differs. Sections are merged key by
+A config may say `extends: default.yaml` (a path relative to its own folder): it then holds only what differs. Sections are merged key by
 key; a value that is a map itself (`data.tasks`, `data.columns`) replaces the inherited one.
 """
 
@@ -117,7 +117,9 @@ def _chain(path: Path) -> list[dict]:
         if parent is None:
             return chain
         if not isinstance(parent, str):
-            raise ConfigError(f"{path}: extends must be the name of one config file beside this one, got {parent!r}.")
+            raise ConfigError(
+                f"{path}: extends must be the name of one config file, relative to this one, got {parent!r}."
+            )
         if not (path.parent / parent).is_file():
             raise MissingInputError(f"{path} extends {parent}, but there is no file {path.parent / parent}.")
         path = path.parent / parent
@@ -196,7 +198,7 @@ def _known_keys() -> dict[str, list[str]]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without two traps: of a key that stands twice it silently takes the last, and a few aliases can stand for gigabytes."""
+    """YAML without two traps: if a key is there twice, it silently takes the last one, and a few aliases can stand for gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.check_event(yaml.AliasEvent):

@@ -13,7 +13,7 @@ from lorabundle.core import config
 from lorabundle.core.config import Config
 from lorabundle.core.errors import MalformedInputError, MissingInputError
 from lorabundle.core.files import changed_files, read_json, sha256_bytes, sha256_file, write_json
-from lorabundle.model.convert import FETCH_FIRST
+from lorabundle.model.architecture import FETCH_FIRST
 
 log = logging.getLogger("lorabundle.train")
 

@@ -36,7 +36,7 @@ class Findings:
     def run(self, name: str, check: Callable[[], list[Difference]]) -> bool:
         """Run a check, keep what it finds, and return whether it found nothing.
 
-        A wrong file of the archive ends a check with an error whose `exit_code` is 2 (bad input): `check_forms` comes first, so
+        A wrong file of the archive ends a check with an error whose `exit_code` is 2 (bad input): `check_schemas` comes first, so
         that no check works with a value of the wrong type. Any other exception is a bug in lorabundle.
 
         Raises:

@@ -12,7 +12,7 @@ from lorabundle.submission.contents import DOCUMENTS, SUMS, source_files
 from lorabundle.submission.finished_run import PACKED_STAGES
 from lorabundle.verification.differences import Difference, compare
 from lorabundle.verification.findings import say
-from lorabundle.verification.forms import Record
+from lorabundle.verification.json_schemas import Record
 from lorabundle.verification.reading import differences_from_form, read_object
 from lorabundle.verification.unpacked import KNOWN_FILES, Submission, is_plain
 

@@ -98,7 +98,7 @@ def check_plain(value: Any, where: str, max_number: float, depth: int = 0) -> No
 
 
 def differences_from_form(where: str, form: Any, value: Any) -> list[Difference]:
-    """Each place at which a value does not have the given form (see `forms`)."""
+    """Each place at which a value does not have the given schema (see `json_schemas`)."""
     try:
         _validator(form).validate_python(value, strict=True)
     except ValidationError as error:

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lorabundle.core.stage import STAGES
 from tests.conftest import make_project, run_stage
-
-STAGES = ["fetch", "preprocess", "train", "evaluate", "sample", "report", "archive"]
 
 
 def files(folder: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Our loss beside two implementations that are not ours, on the same tokens, in float32.
+"""Our loss compared with two other implementations on the same tokens, in float32.
 
 Outside are plain transformers (`model(input_ids, labels=...)`, row by row) and lm-evaluation-harness (its log-likelihoods
 of the response given the prompt). Both get models that the libraries loaded themselves, without our code.

@@ -12,8 +12,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from lorabundle.core.files import sha256_file
+from lorabundle.core.stage import STAGES
 from tests.conftest import run_stage
-from tests.integration.smoke.conftest import STAGES
 
 
 def test_each_stage_leaves_exactly_its_files(project):
@@ -106,7 +106,7 @@ def test_no_group_and_no_record_is_in_two_splits(project):
 
 def test_labels_are_the_response_and_its_end_of_turn(project, fetched):
     """On the real tokenizer: decoding the supervised tokens gives the reference and the stop token, nothing else."""
-    from lorabundle.model.convert import load_tokenizer
+    from lorabundle.model.architecture import load_tokenizer
 
     tokenizer = load_tokenizer(fetched)
     for row in load_from_disk(project.folder / "data/processed/train"):

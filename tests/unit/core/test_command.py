@@ -64,7 +64,7 @@ def test_other_errors_are_explained(error, expected):
     assert isinstance(explain(error), expected)
 
 
-@pytest.mark.parametrize("command", ["fetch", "train", "verify", "seeds", "settings"])
+@pytest.mark.parametrize("command", ["fetch", "train", "verify", "seeds", "resolve_config"])
 def test_help_is_the_modules_docstring(command):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     arguments = [sys.executable, "-m", f"lorabundle.{command}", "--help"]

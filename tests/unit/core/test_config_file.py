@@ -15,7 +15,7 @@ DEFAULT, SMOKE = Path("config/default.yaml"), Path("config/smoke.yaml")
 
 
 def write_config(text: str, name: str = "mine") -> Path:
-    """A config beside the shipped ones."""
+    """A config next to the shipped ones."""
     path = Path(f"config/{name}.yaml")
     path.write_text(text)
     return path

@@ -87,7 +87,7 @@ def test_malformed_jsonl_names_the_line(tmp_path, content, where):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(MalformedInputError, match=where):
-        read_jsonl(path, "Mend it.")
+        read_jsonl(path, "Fix it.")
 
 
 def test_jsonl_with_byte_order_mark_crlf_and_blank_lines(tmp_path):

@@ -1,4 +1,4 @@
-"""docker/base.sh: the Debian-built base beside its lock. docker and mmdebstrap are stand-ins."""
+"""docker/base.sh: the base built from Debian packages, compared with its lock. docker and mmdebstrap are replaced by stubs."""
 
 import os
 import re
@@ -19,7 +19,7 @@ case $1 in
     *) exit 1 ;;
 esac
 """
-# Leaves the packages of the file `offered` beside the tar that it is asked for
+# Writes the packages of the file `offered` next to the tar
 MMDEBSTRAP = """#!/bin/bash
 echo "$@" > asked
 for argument in "$@"; do case $argument in */base.tar) cp offered "${argument%base.tar}packages"; touch "$argument" ;; esac; done
@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("docker").mkdir()
     shutil.copy(ROOT / "docker/base.sh", "docker")
-    Path("docker/base.lock").write_text(f"# comment\n{LOCKED}")
+    Path("docker/debian.lock").write_text(f"# comment\n{LOCKED}")
     Path("offered").write_text(LOCKED)
     Path("imported").touch()
     Path("bin").mkdir()
@@ -57,7 +57,7 @@ def offer(old: str, new: str) -> None:
 
 def test_base_as_locked_is_made_once(project):
     first = base()
-    assert re.fullmatch(r"lorabundle-base:[0-9a-f]{16} on Debian packages as in docker/base.lock\n", first.stdout)
+    assert re.fullmatch(r"lorabundle-base:[0-9a-f]{16} on Debian packages as in docker/debian.lock\n", first.stdout)
     assert "warning" not in first.stderr
     Path("bin/mmdebstrap").unlink()
     assert base().stdout == first.stdout
@@ -76,7 +76,7 @@ def test_drift_is_named_and_does_not_stop(project):
     assert "libc6" not in finished.stderr
     assert "docker/base.sh lock" in finished.stderr
     name, _, what = finished.stdout.partition(" on ")
-    assert what == "Debian packages, not as in docker/base.lock: bash openssl zlib1g\n"
+    assert what == "Debian packages, not as in docker/debian.lock: bash openssl zlib1g\n"
     assert name != locked
     assert base().stdout == finished.stdout
     assert Path("imported").read_text() == f"{name}\n"
@@ -98,11 +98,11 @@ def test_sources_of_the_users_own(project):
 def test_lock_is_written_from_what_is_offered(project):
     offer("openssl 3.0.17 amd64", "openssl 3.0.18 amd64")
     assert base("lock").returncode == 0
-    assert "as in docker/base.lock" in base().stdout
+    assert "as in docker/debian.lock" in base().stdout
 
 
 def test_shipped_lock_has_a_hash_for_each_package_and_no_address():
-    comment, *lines = (ROOT / "docker/base.lock").read_text().splitlines()
+    comment, *lines = (ROOT / "docker/debian.lock").read_text().splitlines()
     assert comment.startswith("#")
     assert all(re.fullmatch(r"[a-z0-9.+-]+ \S+ (amd64|all) [0-9a-f]{64}", line) for line in lines)
     assert {"libc6", "python3.11", "ca-certificates"} <= {line.split()[0] for line in lines}

@@ -8,7 +8,7 @@ from lorabundle.evaluation.aggregate import MODELS, summarise
 from lorabundle.evaluation.metrics import METRICS, FollowsFrom, Tolerance
 from tests.unit.evaluation.hand_made import EXAMPLES, WITH_VERIFIER
 
-# Values beside the metrics that follow from the examples or from a metric
+# Values besides the metrics that follow from the examples or from a metric
 DERIVED = {"tokens", "examples", "correct", "perplexity"}
 
 

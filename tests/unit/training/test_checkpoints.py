@@ -103,5 +103,5 @@ def test_settings_data_and_model_change_the_fingerprint(fingerprint, smoke):
 def test_training_code_is_in_the_package():
     names = [path.relative_to(checkpoints.PACKAGE).as_posix() for path in checkpoints.training_code()]
     assert names == sorted(names)
-    assert {"train.py", "training/trainer.py", "compute/portable.json", "model/convert.py"} <= set(names)
+    assert {"train.py", "training/trainer.py", "compute/portable.json", "model/architecture.py"} <= set(names)
     assert {name.split("/")[0] for name in names} == {"train.py", "training", "compute", "model"}

@@ -7,7 +7,7 @@ import pytest
 from lorabundle.core.errors import ConfigError, LorabundleError, MalformedInputError, MissingInputError
 from lorabundle.core.files import atomic_write
 from lorabundle.verification import reading
-from lorabundle.verification.forms import Form
+from lorabundle.verification.json_schemas import Form
 from tests.fake_submission import unpacked
 
 CONFIG = "outputs/smoke/config.yaml"

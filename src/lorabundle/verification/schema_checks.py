@@ -11,12 +11,12 @@ from lorabundle.core.files import read_json, read_jsonl, sha256_bytes, sha256_fi
 from lorabundle.core.locks import read_lock
 from lorabundle.verification.differences import Difference
 from lorabundle.verification.findings import say
-from lorabundle.verification.forms import OBJECTS, ROWS
+from lorabundle.verification.json_schemas import OBJECTS, ROWS
 from lorabundle.verification.reading import REMEDY, differences_from_form, read_config, read_object, read_rows
 from lorabundle.verification.unpacked import ADAPTER, Submission
 
 
-def check_forms(submission: Submission) -> list[Difference]:
+def check_schemas(submission: Submission) -> list[Difference]:
     """All files that the other checks read exist, can be read and have the right form."""
     run_dir = submission.run_dir
     result = [

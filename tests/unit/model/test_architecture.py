@@ -8,7 +8,7 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, Phi3ForCausa
 
 from lorabundle.core.errors import HashMismatchError, MissingInputError, ModelFormatError
 from lorabundle.core.files import sha256_file, write_json
-from lorabundle.model.convert import check_architecture, check_unchanged, llama_to_phi3, load_tokenizer
+from lorabundle.model.architecture import check_architecture, check_unchanged, llama_to_phi3, load_tokenizer
 from tests.conftest import word_tokenizer
 
 

@@ -11,7 +11,7 @@ import pytest
 from lorabundle import verify
 from lorabundle.core.files import to_json, to_jsonl
 from lorabundle.submission.finished_run import PACKED_STAGES
-from lorabundle.verification.form_checks import check_forms, check_written
+from lorabundle.verification.schema_checks import check_schemas, check_written
 from lorabundle.verification.unpacked import SETTINGS
 from tests.fake_submission import ARCHIVE, contents, repack, unpacked
 
@@ -104,7 +104,7 @@ def test_a_value_of_any_shape_is_a_difference(shipped, name):
     for at, label in random.Random(name).sample(cases, 40):
         changed = replaced(value, at, SHAPES[label])
         (submission.folder / path).write_bytes(written(changed, name))
-        differences = check_forms(submission)
+        differences = check_schemas(submission)
         if not differences and changed != value and of_right_form < 3:  # rendering the report takes a second
             of_right_form += 1
             findings = verify.Findings()
@@ -115,7 +115,7 @@ def test_a_value_of_any_shape_is_a_difference(shipped, name):
 
 def test_a_run_has_the_right_form(shipped):
     submission = unpacked()
-    assert check_forms(submission) == check_written(submission) == []
+    assert check_schemas(submission) == check_written(submission) == []
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_run_has_the_right_form(shipped):
     ],
 )
 def test_what_cannot_be_read_is_a_difference(shipped, name, data, where):
-    (line,) = lines(check_forms(unpacked({name: data})))
+    (line,) = lines(check_schemas(unpacked({name: data})))
     assert line.startswith(where)
 
 
@@ -140,7 +140,7 @@ def test_what_is_not_a_file_is_a_difference(shipped, name, is_folder):
     (submission.run_dir / name).unlink()
     if is_folder:
         (submission.run_dir / name).mkdir()
-    (line,) = lines(check_forms(submission))
+    (line,) = lines(check_schemas(submission))
     assert name in line
 
 
@@ -152,7 +152,7 @@ def test_all_examples_have_the_same_keys(shipped, model, key):
     rows[1][model][key] = 0.5
     if key == "rouge1":
         del rows[2][model][key]
-    (line,) = lines(check_forms(unpacked({path: "".join(map(to_jsonl, rows)).encode()})))
+    (line,) = lines(check_schemas(unpacked({path: "".join(map(to_jsonl, rows)).encode()})))
     assert line.startswith(f"examples.jsonl.{1 if key == 'score' else 2}: expected the keys base, base.chrf")
 
 
@@ -172,7 +172,7 @@ def test_files_are_written_as_this_project_writes_them(shipped, name, old, new):
     data = contents(shipped)[path]
     assert old in data
     submission = unpacked({path: data.replace(old, new, 1)})
-    assert check_forms(submission) == []
+    assert check_schemas(submission) == []
     (line,) = lines(check_written(submission))
     assert line.startswith(f"{path}, written again: expected ")
 
@@ -186,7 +186,7 @@ def test_rows_that_could_not_be_used_are_written_like_the_others(shipped, data):
 def test_values_of_the_users_rows_may_be_of_any_size(shipped):
     row = to_jsonl({"values": {"a": 10**30, "b": [[[1e300]]]}}).encode()
     submission = unpacked({"outputs/smoke/quarantine.jsonl": row})
-    assert check_forms(submission) == check_written(submission) == []
+    assert check_schemas(submission) == check_written(submission) == []
 
 
 def test_json_that_no_check_reads_is_looked_at_too(shipped):

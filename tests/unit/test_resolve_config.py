@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorabundle import settings
+from lorabundle import resolve_config
 
 
 def test_writes_the_resolved_config_and_its_sections(workspace):
-    assert settings.main(["--config", "config/smoke.yaml", "--set", "lora.r=2"]) == 0
+    assert resolve_config.main(["--config", "config/smoke.yaml", "--set", "lora.r=2"]) == 0
     assert yaml.safe_load(Path("outputs/smoke/config.yaml").read_text())["lora"]["r"] == 2
     assert Path("outputs/smoke/.sections/lora.yaml").read_text().startswith("lora:\n  r: 2\n")
 
@@ -22,6 +22,6 @@ def test_writes_the_resolved_config_and_its_sections(workspace):
     ],
 )
 def test_a_wrong_config_writes_nothing(workspace, capsys, arguments, message):
-    assert settings.main(["--config", "config/smoke.yaml", *arguments]) == 2
+    assert resolve_config.main(["--config", "config/smoke.yaml", *arguments]) == 2
     assert capsys.readouterr().err.startswith(message)
     assert not Path("outputs").exists()

@@ -2,7 +2,7 @@
 
 Writes `outputs/<run>/config.yaml` and one file a section under `outputs/<run>/.sections/`, each only if its content changed.
 
-Run as: python -m lorabundle.settings --config config/default.yaml [--set key=value ...] [--make-reads key=value ...]
+Run as: python -m lorabundle.resolve_config --config config/default.yaml [--set key=value ...] [--make-reads key=value ...]
 """
 
 import sys
@@ -13,7 +13,7 @@ from lorabundle.core.config_file import add_arguments, check_as_make_reads, load
 
 def main(argv: list[str] | None = None) -> int:
     """Resolve a config for make."""
-    parser = command_parser("settings", __doc__)
+    parser = command_parser("resolve_config", __doc__)
     add_arguments(parser)
     parser.add_argument(
         "--make-reads", nargs="*", default=[], metavar="KEY=VALUE", help="what docker/read_config.sh says"

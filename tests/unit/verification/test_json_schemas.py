@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from lorabundle.evaluation.aggregate import summarise
-from lorabundle.verification import forms
+from lorabundle.verification import json_schemas
 from lorabundle.verification.reading import differences_from_form
 from tests.fake_run import examples, metrics, samples
 from tests.fake_submission import default_files
@@ -18,10 +18,10 @@ def lines(form, value) -> list[str]:
 def test_files_of_a_run_have_their_forms():
     files = default_files()
     for name in ("metrics.json", "manifest.json", "provenance.json", "environment.json"):
-        assert lines(forms.OBJECTS[name], files[name]) == []
-    for name, rows in forms.ROWS.items():
+        assert lines(json_schemas.OBJECTS[name], files[name]) == []
+    for name, rows in json_schemas.ROWS.items():
         assert lines(list[rows], files[name]) == []
-    assert lines(list[forms.Sample], samples()) == []
+    assert lines(list[json_schemas.Sample], samples()) == []
 
 
 def test_files_of_tasks_with_right_answers_have_their_forms():
@@ -30,11 +30,11 @@ def test_files_of_tasks_with_right_answers_have_their_forms():
         row["majority"] = {"text": "1", "score": 0.0}
         for model in ("base", "finetuned"):
             row[model]["score"] = 1.0
-    assert lines(list[forms.Example], rows) == []
+    assert lines(list[json_schemas.Example], rows) == []
     values = metrics() | summarise(rows, seed=1)
     assert "accuracy" in values["models"]["base"]
     assert "majority" in values["kinds"]["sum"]
-    assert lines(forms.Metrics, values) == []
+    assert lines(json_schemas.Metrics, values) == []
 
 
 @pytest.mark.parametrize(
@@ -46,19 +46,23 @@ def test_files_of_tasks_with_right_answers_have_their_forms():
     ],
 )
 def test_models_come_from_three_places(origin):
-    assert lines(forms.Origin, origin) == []
+    assert lines(json_schemas.Origin, origin) == []
 
 
 @pytest.mark.parametrize(
     ("form", "value", "line"),
     [
-        (forms.Origin, {"repo_id": "owner/", "revision": "a" * 40}, "x.repo_id: expected String should match pattern"),
-        (forms.Origin, {"revision": "main"}, "x.revision: expected String should match pattern"),
-        (forms.Change, {"mean": 0.5, "ci95": [0.1]}, "x.ci95: expected [low, high], or [] for a single group"),
-        (forms.Change, {"mean": 0.5, "ci95": [0.1, "0.2"]}, "x.ci95.1: expected a valid number"),
-        (forms.Change, {"mean": None, "ci95": []}, "x.mean: expected a valid number, found None"),
-        (forms.LogEntry, {"step": 1, "loss": None}, "x.loss: expected a valid number"),
-        (forms.Majority, {"text": "x"}, "x.score: expected a value, found nothing"),
+        (
+            json_schemas.Origin,
+            {"repo_id": "owner/", "revision": "a" * 40},
+            "x.repo_id: expected String should match pattern",
+        ),
+        (json_schemas.Origin, {"revision": "main"}, "x.revision: expected String should match pattern"),
+        (json_schemas.Change, {"mean": 0.5, "ci95": [0.1]}, "x.ci95: expected [low, high], or [] for a single group"),
+        (json_schemas.Change, {"mean": 0.5, "ci95": [0.1, "0.2"]}, "x.ci95.1: expected a valid number"),
+        (json_schemas.Change, {"mean": None, "ci95": []}, "x.mean: expected a valid number, found None"),
+        (json_schemas.LogEntry, {"step": 1, "loss": None}, "x.loss: expected a valid number"),
+        (json_schemas.Majority, {"text": "x"}, "x.score: expected a value, found nothing"),
     ],
 )
 def test_values_of_another_form(form, value, line):
@@ -71,15 +75,15 @@ def test_values_of_another_form(form, value, line):
 )
 def test_histograms_have_bins(edges, counts):
     histogram = {"min": 0, "median": 1, "p95": 2, "max": 3, "edges": [0, 10, 20], "counts": [1, 1]}
-    assert lines(forms.Bins, histogram) == []
-    assert len(lines(forms.Bins, histogram | {"edges": edges, "counts": counts})) == 1
+    assert lines(json_schemas.Bins, histogram) == []
+    assert len(lines(json_schemas.Bins, histogram | {"edges": edges, "counts": counts})) == 1
 
 
 @pytest.mark.parametrize("reference", ["", " ", "\n\t"])
 def test_a_reference_has_a_word(reference):
     """BLEU divides by the length of all references."""
     row = copy.deepcopy(examples()[0]) | {"reference": reference}
-    (line,) = lines(forms.Example, row)
+    (line,) = lines(json_schemas.Example, row)
     assert line.startswith("x.reference: expected a text with a word")
 
 
@@ -93,10 +97,10 @@ def test_a_reference_has_a_word(reference):
     ],
 )
 def test_times_are_in_utc(time, is_utc):
-    assert (lines(forms.Time, time) == []) == is_utc
+    assert (lines(json_schemas.Time, time) == []) == is_utc
 
 
 @pytest.mark.parametrize("tokens", [0, -1, 2.5, True, "4", None])
 def test_sizes_are_whole_numbers_above_zero(tokens):
-    assert len(lines(forms.Size, tokens)) == 1
-    assert lines(forms.Size, 1) == []
+    assert len(lines(json_schemas.Size, tokens)) == 1
+    assert lines(json_schemas.Size, 1) == []

@@ -47,6 +47,7 @@ def sections_read(tiny_config, monkeypatch) -> dict[str, set[str]]:
     """Stage -> the sections that it read of a tiny run, of which every stage is run."""
     config = NotingConfig.model_validate(tiny_config("train.max_steps=4").model_dump())
     write_resolved(config)
+    Path("src").symlink_to(ROOT / "src")  # the archive packs it
     for name in ("LICENSE", f"{config.run_dir}/logs/fetch.log"):  # what the archive packs too
         atomic_write(Path(name), "")
     monkeypatch.setattr(evaluate, "check_plausible", lambda *_: [])  # which refuses random weights

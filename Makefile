@@ -144,26 +144,26 @@ archive: $(STAGES)/archive.json
 # --- environment ---------------------------------------------------------------------------------------------------
 
 $(WHEELS): docker/requirements.lock docker/assets.lock docker/download.sh
-	docker/download.sh
+	@docker/download.sh
 	@touch $@
 
 $(VENV): $(WHEELS) docker/setup.sh
-	@echo "[image] building .venv from docker/requirements.lock"
-	docker/setup.sh venv
+	@echo "[image] building .venv from docker/requirements.lock (a minute or two)"
+	@docker/setup.sh venv
 	@touch $@
 
 docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base.sh debian.lock Dockerfile digest.py)
-	docker/setup.sh $(engine)
+	@docker/setup.sh $(engine)
 
 $(DEV): $(VENV) docker/dev.lock
-	docker/download.sh dev
-	docker/setup.sh venv dev
+	@docker/download.sh dev
+	@docker/setup.sh venv dev
 	@touch $@
 
 # --- settings: one file a section, rewritten only if it changes ----------------------------------------------------
 
 $(CONFIG):
-	@test -f $@ || { echo "config: error: there is no config file $@. Pass CONFIG=<file>; those shipped are:" \
+	@test -f $@ || { echo "config: error: there is no config file $@. Pass CONFIG=<file>; config/ has:" \
 		"$(wildcard config/*.yaml)." >&2; exit 2; }
 
 $(SECTIONS)/.set: FORCE

@@ -25,7 +25,7 @@ differ() {
 # With a key, the signature must be by its owner. Without one, it may be by any key; that key is then printed.
 check_signature() {
     command -v ssh-keygen > /dev/null || fail "checking the signature $archive.sig needs ssh-keygen (Debian: apt-get install openssh-client)."
-    [ -f "$archive.sig" ] || differ "$archive.sig: expected a signature by the key $key, found no such file, tolerance none: equal"
+    [ -f "$archive.sig" ] || differ "$archive.sig: expected a signature by the key $key, found no such file, tolerance none"
     local signers said arguments=(-Y check-novalidate)
     if [ -n "$key" ]; then
         grep -qE '^(ssh-|ecdsa-|sk-)' "$key" 2> /dev/null || fail "SIGN_KEY is '$key', which is not a public SSH key. Name the signer's: SIGN_KEY=path/to/key.pub"
@@ -35,13 +35,13 @@ check_signature() {
         arguments=(-Y verify -f "$signers" -I signer)
     fi
     said=$(ssh-keygen "${arguments[@]}" -n lorabundle -s "$archive.sig" < "$archive" 2>&1) \
-        || differ "$archive.sig: expected a signature of $archive by ${key:-any key}, found: $(tail -n 1 <<< "$said"), tolerance none: equal"
+        || differ "$archive.sig: expected a signature of $archive by ${key:-any key}, found: $(tail -n 1 <<< "$said"), tolerance none"
     echo "[verify] signature: $said${key:+, which is $key}"
 }
 
 if [ -f "$archive.sha256" ]; then
     found=$(sha256sum < "$archive" | cut -c1-64) expected=$(cut -c1-64 "$archive.sha256")
-    [ "$found" = "$expected" ] || differ "$archive: expected $expected as in $archive.sha256, found $found, tolerance none: equal"
+    [ "$found" = "$expected" ] || differ "$archive: expected $expected as in $archive.sha256, found $found, tolerance none"
     echo "[verify] checksum: as in $archive.sha256"
 fi
 if [ -n "$key" ] || [ -f "$archive.sig" ]; then check_signature; fi

@@ -79,7 +79,7 @@ def run(run_config: Config) -> Artifacts:
         num_rows = len(encoded) + len(quarantine.rows)
         quarantined = close_quarantine(quarantine, num_rows)
         groups, dropped, pairs_before = deduplicate(encoded, settings.near_duplicate_threshold)
-        log.info("%d records from %s; dropped: %s", num_rows, settings.source, _listed(dropped))
+        log.info("%d rows read from %s; dropped: %s", num_rows, settings.source, _listed(dropped))
         splits = split_rows(encoded, groups, settings, scratch)
         pairs_after, remaining = remaining_pairs(splits, settings.near_duplicate_threshold)
         warn_of_similar_rows(pairs_after["across"], remaining)

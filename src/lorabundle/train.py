@@ -85,6 +85,8 @@ def fit_memory(requested: Config, rows: Dataset, shared_tokens: int) -> Config:
     decided = fitting.train.model_dump(include={"max_tokens", "gradient_checkpointing"})  # by the free memory
     facts = environment.describe(fitting) | {"memory_estimate_bytes": memory_estimate, "train": decided}
     write_json(fitting.run_dir / "environment.json", facts)
+    used = facts["dtype"], facts["attn_implementation"], facts["threads"]
+    log.info("run %s: computing in %s, %s attention, %d threads", fitting.run, *used)
     return fitting
 
 

@@ -424,7 +424,7 @@ def fails(*arguments: str) -> str:
 def test_missing_config_is_named_before_anything_is_done(project):
     error = fails("all", "ENGINE=venv", "CONFIG=config/defualt.yaml")
     assert error.startswith(
-        "config: error: there is no config file config/defualt.yaml. Pass CONFIG=<file>; those shipped"
+        "config: error: there is no config file config/defualt.yaml. Pass CONFIG=<file>; config/ has"
     )
     assert not Path("outputs").exists()
 
@@ -477,7 +477,7 @@ def test_a_name_that_leads_elsewhere_makes_no_folder_there(project, setting):
     command = ["make", "data", "ENGINE=venv", "CONFIG=config/smoke.yaml", f"SET={setting}"]
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 2
-    assert "String should match pattern" in finished.stderr
+    assert "can have letters, digits" in finished.stderr
     assert not Path("../elsewhere").exists()
     assert not Path("outputs/.hidden").exists()
 

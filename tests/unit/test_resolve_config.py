@@ -17,7 +17,7 @@ def test_writes_the_resolved_config_and_its_sections(workspace):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "lora.r=0"], "config: error: config/smoke.yaml has 1 problem(s): lora.r: "),
+        (["--set", "lora.r=0"], "config: error: config/smoke.yaml with lora.r=0 has 1 problem: lora.r: "),
         (["--make-reads", "run=other"], "config: error: config/smoke.yaml: run is 'smoke', but make, "),
     ],
 )

@@ -73,10 +73,11 @@ def test_environment_says_what_memory_decided(smoke, monkeypatch):
         fit=lambda *arguments: asked.append(arguments) or (fitting, {"adapter": 5}), table=lambda _: ""
     )
     monkeypatch.setattr(train, "memory", memory)
-    monkeypatch.setattr(train.environment, "describe", lambda config: {"max_tokens": config.train.max_tokens})
+    facts = {"dtype": "float32", "attn_implementation": "eager", "threads": 2}
+    monkeypatch.setattr(train.environment, "describe", lambda config: facts | {"max_tokens": config.train.max_tokens})
     assert train.fit_memory(smoke, ["rows"], 7) is fitting
     assert asked == [(smoke, ["rows"], 7), (smoke, ["row"], 7, 3)]
-    assert json.loads((smoke.run_dir / "environment.json").read_text()) == {
+    assert json.loads((smoke.run_dir / "environment.json").read_text()) == facts | {
         "max_tokens": 256,
         "memory_estimate_bytes": {"adapter": 5},
         "train": {"max_tokens": 256, "gradient_checkpointing": False},

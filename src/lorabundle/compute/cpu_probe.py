@@ -60,7 +60,9 @@ def decision() -> dict:
     with writable(CACHE.parent):
         write_json(CACHE, result)
     rates = ", ".join(f"{name} {rate:.0f}" for name, rate in result["gflops"].items())
-    log.info("probe: GFLOP/s %s: computing in %s, %s attention", rates, result["dtype"], result["attn_implementation"])
+    log.info(
+        "probe: GFLOP/s %s; fastest here: %s with %s attention", rates, result["dtype"], result["attn_implementation"]
+    )
     return result
 
 

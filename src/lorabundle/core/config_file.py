@@ -45,12 +45,13 @@ def load_config(path: Path, overrides: list[str] = ()) -> Config:
     settings = _inherited(settings, changes)
     for override in overrides:
         _apply_override(settings, override)
-    return _validated(settings, path, is_alone=len(chain) == 1)
+    where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
+    return _validated(settings, where, is_alone=len(chain) == 1)
 
 
 def load_resolved(path: Path) -> Config:
     """Read a file that `write_resolved` wrote, which has every setting and extends nothing. Raises as `load_config` does."""
-    return _validated(_read(path), path, is_alone=False)
+    return _validated(_read(path), str(path), is_alone=False)
 
 
 def write_resolved(config: Config) -> None:
@@ -128,7 +129,7 @@ def _chain(path: Path) -> list[dict]:
 def _read(path: Path) -> dict:
     if not path.is_file():
         shipped = ", ".join(sorted(str(file) for file in Path("config").glob("*.yaml"))) or "none found"
-        raise MissingInputError(f"There is no config file {path}. Pass CONFIG=<file>; those shipped are: {shipped}.")
+        raise MissingInputError(f"There is no config file {path}. Pass CONFIG=<file>; config/ has: {shipped}.")
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -162,7 +163,7 @@ def _merged(settings: dict, changes: dict) -> dict:
     return merged
 
 
-def _validated(settings: dict, path: Path, is_alone: bool) -> Config:
+def _validated(settings: dict, where: str, is_alone: bool) -> Config:
     """The settings as a Config. `is_alone`: the file extends no other, so that it must hold every key."""
     try:
         return Config.model_validate(settings)
@@ -175,7 +176,8 @@ def _validated(settings: dict, path: Path, is_alone: bool) -> Config:
             if incomplete
             else ""
         )
-        raise ConfigError(f"{path} has {error.error_count()} problem(s): {problems}.{hint}") from error
+        count = "1 problem" if error.error_count() == 1 else f"{error.error_count()} problems"
+        raise ConfigError(f"{where} has {count}: {problems}.{hint}") from error
 
 
 def _describe(error: ErrorDetails, known: dict[str, list[str]]) -> str:
@@ -184,9 +186,13 @@ def _describe(error: ErrorDetails, known: dict[str, list[str]]) -> str:
     if error["type"] == "extra_forbidden":
         parent, _, leaf = key.rpartition(".")
         near = difflib.get_close_matches(leaf, known.get(parent, []), n=1)
+        if not near and not parent:  # a key whose section is missing
+            near = [f"{section}.{leaf}" for section, keys in known.items() if section and leaf in keys]
         return f"{key}: unknown key" + (f" (did you mean {near[0]}?)" if near else "")
     if error["type"] == "missing":
         return f"{key}: required, but not set"
+    if error["type"] == "string_pattern_mismatch":  # of the names of runs and models
+        return f"{key}: can have letters, digits, '.', '_' and '-', and begins with a letter or digit; got {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{key}: {message}, got {error['input']!r}" if error["type"] != "value_error" else message
 

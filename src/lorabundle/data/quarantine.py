@@ -79,7 +79,9 @@ class Quarantine:
         if causes - set(SPECIAL_CAUSES):
             remedies.insert(0, REMEDY)
         if len(self.rows) < total:
-            remedies.append("To go on without these rows, set data.on_error: quarantine")
+            remedies.append(
+                'To go on without these rows, set data.on_error to quarantine, in the config or with SET="data.on_error=quarantine"'
+            )
         only_cause = min(causes) if len(causes) == 1 else ""
         error = SPECIAL_CAUSES[only_cause][0] if only_cause in SPECIAL_CAUSES else RowError
         more = f"; … (all are in {self.path})" if len(self.rows) > NUM_NAMED else f" (they are in {self.path})"

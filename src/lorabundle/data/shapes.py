@@ -155,7 +155,8 @@ def columns_of(rows: Iterable[Row], settings: Data) -> tuple[str, dict[str, str]
         known = "; ".join(", ".join(_required(fields).values()) for fields in SHAPES.values())
         raise ColumnError(
             f"{settings.source} has the columns {', '.join(present)}, which fit none of the known shapes: {known}. "
-            f"Rename the columns, or say in data.columns what they mean, for example {{prompt: my_column, completion: other}}."
+            f"Rename the columns, or say in data.columns what they mean, in the config or with "
+            f'SET="data.columns.prompt=my_column data.columns.completion=my_other_column".'
         )
     fields = LABELS | fields | settings.columns
     return shape, {field: column for field, column in fields.items() if column in present}

@@ -15,7 +15,7 @@ def data_card(manifest: Fields) -> list[Block]:
         source_table(manifest),
         rows_table(manifest),
         splits_table(manifest),
-        Paragraph("No group is in two splits."),
+        Paragraph("Rows with equal or similar texts form a group. No group is in two splits."),
         kinds_table(manifest.part("splits")),
         lengths_table(manifest.part("lengths")),
         *duplicates(manifest.part("duplicates")),
@@ -79,7 +79,7 @@ def kinds_table(splits: Fields) -> Table:
 
 def lengths_table(lengths: Fields) -> Table:
     """Lengths of prompts and responses, in tokens before cutting."""
-    statistics = {"min": "min", "median": "median", "p95": "95 %", "max": "max"}
+    statistics = {"min": "min", "median": "median", "p95": "95th percentile", "max": "max"}
     header: list[Line] = ["Split"]
     header += [f"{what}: {label}" for what in ("Prompt", "Response") for label in statistics.values()]
     rows: list[list[Line]] = []

@@ -110,13 +110,18 @@ def losses_in_words(results: Results) -> str:
 
 
 def _curve_in_words(name: str, first: tuple[int, float], last: tuple[int, float]) -> str:
+    if first == last:
+        return f"{name} loss is {first[1]:.3f} at step {first[0]}"
     return f"{name} loss goes from {first[1]:.3f} at step {first[0]} to {last[1]:.3f} at step {last[0]}"
 
 
 def paint_losses(axes: Axes, results: Results) -> None:
     """Training and validation loss by step."""
     train, val = loss_points(results.train_log)
-    axes.plot(*zip(*train, strict=True), color=BLUE, linewidth=1.4, label="training")
+    marker = "o" if len(train) == 1 else None  # a line through one point is invisible
+    axes.plot(*zip(*train, strict=True), color=BLUE, linewidth=1.4, marker=marker, markersize=3.5, label="training")
+    if len({step for step, _ in train + val}) == 1:
+        axes.set_xlim(train[0][0] - 1, train[0][0] + 1)
     if val:
         axes.plot(*zip(*val, strict=True), color=RED, linewidth=1.4, marker="o", markersize=3.5, label="validation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -58,13 +58,13 @@ def unpack(archive: Path, folder: Path) -> str:
         top, contents, executable = _entries(tar)
         if make_tar(contents, executable, top) != tar:
             raise UnsafeArchiveError(
-                "The archive is not the tar that `make archive` makes from its files: it holds more than their names and contents. "
-                "Nothing was unpacked: ask for the archive again."
+                "The archive is not the file that `make archive` wrote: owners, times, the order or other things than names and contents of "
+                "files differ. It may have been unpacked and packed again. Nothing was unpacked: ask for the original."
             )
     except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError, OverflowError) as error:
         raise UnsafeArchiveError(
-            f"The archive cannot be read to its end ({error}). Copy it again, or ask for it again: it must be the file that "
-            f"`make archive` wrote, not one that was packed again."
+            f"The archive is damaged, or is not the file that `make archive` wrote ({error}). It may have been packed again. Copy it again, "
+            f"or ask for the original."
         ) from error
     for name, data in contents.items():
         target = folder / name
@@ -116,7 +116,7 @@ def _entries(tar: bytes) -> tuple[str, dict[str, bytes], set[str]]:
 def _problem(entry: tarfile.TarInfo, path: PurePosixPath, top: str) -> str:
     """What is wrong with an entry; "" if nothing is."""
     if entry.type != tarfile.REGTYPE or entry.pax_headers:
-        return "is not a regular file"
+        return "is a folder" if entry.isdir() else "is not a regular file"
     if path.is_absolute() or ".." in path.parts or "\\" in entry.name or len(path.parts) < 2:
         return "has a path that could lead outside its folder"
     if not entry.name.isprintable() or max(map(len, path.parts)) > 200:

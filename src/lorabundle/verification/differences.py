@@ -19,7 +19,7 @@ class Difference:
     where: str
     expected: Any
     found: Any
-    tolerance: str = "none: equal"
+    tolerance: str = "none"
 
     def __str__(self) -> str:
         return f"{self.where}: expected {self.expected}, found {self.found}, tolerance {self.tolerance}"
@@ -51,7 +51,7 @@ def compare(where: str, expected: Any, found: Any, relative: float = 0.0) -> lis
         least = 0.0 if where.endswith("p_value") else relative
         same = math.isclose(expected, found, rel_tol=relative, abs_tol=least)
         return (
-            [] if same else [Difference(where, expected, found, f"{relative:g} of it" if relative else "none: equal")]
+            [] if same else [Difference(where, expected, found, f"{relative:g} of the value" if relative else "none")]
         )
     else:
         return [] if expected == found else [Difference(where, expected, found)]

@@ -227,11 +227,18 @@ def test_unknown_key_names_the_nearest(workspace):
         load_config(Path("config/smoke.yaml"), ["train.learning_rat=1e-4"])
 
 
+def test_unknown_key_without_its_section_is_found(workspace):
+    with pytest.raises(
+        ConfigError, match=r"with learning_rate=1e-4 has 1 problem: .*did you mean train\.learning_rate\?"
+    ):
+        load_config(Path("config/smoke.yaml"), ["learning_rate=1e-4"])
+
+
 def test_all_problems_are_reported_at_once(workspace):
     with pytest.raises(ConfigError) as caught:
         load_config(Path("config/smoke.yaml"), ["lora.r=0", "train.max_steps=soon", "colour=red"])
     message = str(caught.value)
-    assert "3 problem(s)" in message
+    assert "3 problems" in message
     for part in ("lora.r:", "train.max_steps:", "colour: unknown key"):
         assert part in message
 

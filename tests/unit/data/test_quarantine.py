@@ -29,7 +29,8 @@ def test_error_names_the_rows_and_says_what_to_do(tmp_path):
         filled(path, "stop", "empty", "null").close(10)
     assert str(caught.value) == (
         "2 of 10 rows cannot be used: d.jsonl:1: column prompt is bad; d.jsonl:2: column prompt is bad "
-        f"(they are in {path}). Fix or remove these rows. To go on without these rows, set data.on_error: quarantine."
+        f"(they are in {path}). Fix or remove these rows. To go on without these rows, set data.on_error to "
+        f'quarantine, in the config or with SET="data.on_error=quarantine".'
     )
 
 

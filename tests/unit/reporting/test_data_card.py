@@ -125,4 +125,4 @@ def test_all_tables_are_on_the_card(manifest):
         "Pairs that are in two splits",
         "Hashes",
     ]
-    assert Paragraph("No group is in two splits.") in blocks
+    assert Paragraph("Rows with equal or similar texts form a group. No group is in two splits.") in blocks

@@ -55,8 +55,7 @@ def test_each_figure_says_in_words_what_it_shows(results):
         ("response_lengths", "manifest.json"),
     ]
     assert [block.alt for block in blocks] == [
-        "Line chart: training loss goes from 2.000 at step 1 to 1.500 at step 2; validation loss goes from 1.400 at step 2 to "
-        "1.400 at step 2.",
+        "Line chart: training loss goes from 2.000 at step 1 to 1.500 at step 2; validation loss is 1.400 at step 2.",
         "Histogram around zero: 3 examples improved, 1 worsened and 0 did not change.",
         "Histogram. Median tokens: train 10, val 11, test 12.5.",
         "Histogram. Median tokens: train 8, val 8, test 8.",

@@ -50,7 +50,7 @@ def test_files_are_unpacked_below_the_folder(tmp_path):
         (entry("submission-tiny/link", type=tarfile.LNKTYPE, linkname="submission-tiny/first"), "not a regular file"),
         (entry("submission-tiny/long", pax_headers={"comment": "more"}), "not a regular file"),
         (entry("submission-tiny/device", type=tarfile.CHRTYPE), "not a regular file"),
-        (entry("submission-tiny/folder", type=tarfile.DIRTYPE), "not a regular file"),
+        (entry("submission-tiny/folder", type=tarfile.DIRTYPE), "is a folder"),
         (entry("submission-tiny/first"), "occurs twice"),
         (entry("submission-tiny/first/second"), "occurs twice"),
         (entry("submission-tiny/\x1b[2J"), "a terminal or a file system might not accept"),
@@ -87,7 +87,7 @@ def test_size_is_bounded(tmp_path, monkeypatch):
 def test_what_is_no_name_or_content_is_refused(tmp_path, fields):
     """As root, GNU tar would leave the modes and owners that an archive has."""
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", **fields))
-    with pytest.raises(UnsafeArchiveError, match="more than their names and contents"):
+    with pytest.raises(UnsafeArchiveError, match="owners, times, the order or other things"):
         unpack(archive, tmp_path / "folder")
 
 
@@ -106,13 +106,13 @@ def test_what_is_incomplete_is_refused(tmp_path):
     whole = write(tmp_path / "a.tar.gz", entry("submission-tiny/first", size=5000)).read_bytes()
     for data in (b"", b"no archive", whole[:-12], whole[:40]):
         (tmp_path / "b.tar.gz").write_bytes(data)
-        with pytest.raises(UnsafeArchiveError, match="cannot be read to its end"):
+        with pytest.raises(UnsafeArchiveError, match="The archive is damaged"):
             unpack(tmp_path / "b.tar.gz", tmp_path / "folder")
 
 
 def test_content_behind_the_last_entry_is_refused(tmp_path):
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/first"), after=b"more")
-    with pytest.raises(UnsafeArchiveError, match="more than their names and contents"):
+    with pytest.raises(UnsafeArchiveError, match="owners, times, the order or other things"):
         unpack(archive, tmp_path / "folder")
 
 
@@ -128,7 +128,7 @@ def test_every_flipped_byte_of_the_compressed_stream_is_noticed(tmp_path):
 
 def test_files_in_another_order_are_refused(tmp_path):
     archive = write(tmp_path / "a.tar.gz", entry("submission-tiny/second"), entry("submission-tiny/first"))
-    with pytest.raises(UnsafeArchiveError, match="more than their names and contents"):
+    with pytest.raises(UnsafeArchiveError, match="owners, times, the order or other things"):
         unpack(archive, tmp_path / "folder")
 
 

@@ -21,13 +21,13 @@ def test_equal_values_have_no_difference():
 @pytest.mark.parametrize(
     ("expected", "found", "line"),
     [
-        ({"b": 1}, {"b": 2}, "a.b: expected 1, found 2, tolerance none: equal"),
-        ({"b": 1}, {}, "a.b: expected 1, found nothing, tolerance none: equal"),
-        ({}, {"b": 1}, "a.b: expected nothing, found 1, tolerance none: equal"),
-        ([1, 2], [1, 3], "a.1: expected 2, found 3, tolerance none: equal"),
-        ([1], [1, 2], "a: expected [1], found [1, 2], tolerance none: equal"),
-        (None, 0, "a: expected None, found 0, tolerance none: equal"),
-        ("x", "y", "a: expected x, found y, tolerance none: equal"),
+        ({"b": 1}, {"b": 2}, "a.b: expected 1, found 2, tolerance none"),
+        ({"b": 1}, {}, "a.b: expected 1, found nothing, tolerance none"),
+        ({}, {"b": 1}, "a.b: expected nothing, found 1, tolerance none"),
+        ([1, 2], [1, 3], "a.1: expected 2, found 3, tolerance none"),
+        ([1], [1, 2], "a: expected [1], found [1, 2], tolerance none"),
+        (None, 0, "a: expected None, found 0, tolerance none"),
+        ("x", "y", "a: expected x, found y, tolerance none"),
     ],
 )
 def test_each_difference_says_where_expected_and_found(expected, found, line):
@@ -37,7 +37,7 @@ def test_each_difference_says_where_expected_and_found(expected, found, line):
 def test_relative_tolerance_is_of_the_number():
     assert compare("a", 1000.0, 1000.0 + 9e-7, relative=1e-9) == []
     assert lines(compare("a", 1000.0, 1001.0, relative=1e-9)) == [
-        "a: expected 1000.0, found 1001.0, tolerance 1e-09 of it"
+        "a: expected 1000.0, found 1001.0, tolerance 1e-09 of the value"
     ]
 
 

@@ -152,7 +152,7 @@ $(VENV): $(WHEELS) docker/setup.sh
 	@docker/setup.sh venv
 	@touch $@
 
-docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base.sh debian.lock Dockerfile digest.py)
+docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base_image.sh debian.lock Dockerfile digest.py)
 	@docker/setup.sh $(engine)
 
 $(DEV): $(VENV) docker/dev.lock

@@ -37,7 +37,7 @@ install_locked() {
 
 setup_image() {
     local engine=$1 base image id container content
-    base=$(./base.sh "$engine") # its name, "on", and what it is
+    base=$(./base_image.sh "$engine") # its name, "on", and what it is
     image=lorabundle:$(cat Dockerfile requirements.lock setup.sh <(echo "${base%% *}") | sha256sum | cut -c1-16)
     echo "[image] building $image with $engine on ${base%% *}"
     "$engine" build --quiet --network=none --build-arg "BASE=${base%% *}" --tag "$image" . 2>&1 > /dev/null \

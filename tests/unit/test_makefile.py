@@ -346,7 +346,7 @@ def test_changed_model_trains_again(project):
 
 def test_image_prints_what_it_is_each_time(project):
     Path("docker/run.sh").write_text("#!/bin/sh\necho docker\n")
-    for name in ("base.sh", "debian.lock", "Dockerfile", "digest.py", ".image-docker"):
+    for name in ("base_image.sh", "debian.lock", "Dockerfile", "digest.py", ".image-docker"):
         Path("docker", name).write_text("sha256:01\nlorabundle:ab, content sha256:23\n")
     for _ in range(2):
         printed = subprocess.run(

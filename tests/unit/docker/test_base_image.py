@@ -1,4 +1,4 @@
-"""docker/base.sh: the base built from Debian packages, compared with its lock. docker and mmdebstrap are replaced by stubs."""
+"""docker/base_image.sh: the base built from Debian packages, compared with its lock. docker and mmdebstrap are replaced by stubs."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def project(tmp_path, monkeypatch):
     """A docker folder with a lock of three packages, all of which are offered."""
     monkeypatch.chdir(tmp_path)
     Path("docker").mkdir()
-    shutil.copy(ROOT / "docker/base.sh", "docker")
+    shutil.copy(ROOT / "docker/base_image.sh", "docker")
     Path("docker/debian.lock").write_text(f"# comment\n{LOCKED}")
     Path("offered").write_text(LOCKED)
     Path("imported").touch()
@@ -45,7 +45,7 @@ def base(argument: str = "docker", **environment: str) -> subprocess.CompletedPr
     inherited = {key: value for key, value in os.environ.items() if key != "DEBIAN_SOURCES"}
     inherited["PATH"] = f"{Path('bin').resolve()}:{os.environ['PATH']}"
     return subprocess.run(
-        ["docker/base.sh", argument], capture_output=True, text=True, env=inherited | {"BASE": "debian"} | environment
+        ["docker/base_image.sh", argument], capture_output=True, text=True, env=inherited | {"BASE": "debian"} | environment
     )
 
 
@@ -74,7 +74,7 @@ def test_drift_is_named_and_does_not_stop(project):
     assert "openssl: found 3.0.18, locked 3.0.17\n" in finished.stderr
     assert "zlib1g: found 1.2, not in the lock\n" in finished.stderr
     assert "libc6" not in finished.stderr
-    assert "docker/base.sh lock" in finished.stderr
+    assert "docker/base_image.sh lock" in finished.stderr
     name, _, what = finished.stdout.partition(" on ")
     assert what == "Debian packages, not as in docker/debian.lock: bash openssl zlib1g\n"
     assert name != locked

@@ -5,8 +5,8 @@
 #              longer offers a locked version, the present one is used, named here, and noted in the report
 #   auto       registry if it can be pulled, else debian
 # DEBIAN_SOURCES names a sources.list to take the packages from, for example a snapshot that still has the locked versions.
-# Usage: base.sh docker|podman
-#        base.sh lock            write debian.lock from what Debian offers now
+# Usage: base_image.sh docker|podman
+#        base_image.sh lock   write debian.lock from what Debian offers now
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 engine=$1
@@ -30,7 +30,7 @@ from_registry() {
 packages_in() { grep -v '^#' "$1"; }
 
 # The name of the base image with the packages of a list
-name_of() { echo "lorabundle-base:$(packages_in "$1" | cat - "$here/base.sh" | sha256sum | cut -c1-16)"; }
+name_of() { echo "lorabundle-base:$(packages_in "$1" | cat - "$here/base_image.sh" | sha256sum | cut -c1-16)"; }
 
 # bootstrap FOLDER [OPTION ...]: write base.tar to FOLDER, and `packages`, one line each: name version architecture sha256.
 # The sha256 comes from Debian's signed index. apt checks each package against it before it installs the package.
@@ -85,7 +85,7 @@ from_debian() {
     fi
     say "warning: Debian no longer offers the locked base, so this image is built on newer packages. Packages that differ:"
     sed 's/^/[image]   /' <<< "$drift" >&2
-    say "The report will name them. To get the locked versions, set DEBIAN_SOURCES to a sources.list that offers them (see CONTRIBUTING.md); to lock these, run docker/base.sh lock."
+    say "The report will name them. To get the locked versions, set DEBIAN_SOURCES to a sources.list that offers them (see CONTRIBUTING.md); to lock these, run docker/base_image.sh lock."
     names=$(cut -d: -f1 <<< "$drift" | paste -sd' ')
     echo "$base on Debian packages, not as in docker/debian.lock: $names"
 }
@@ -96,7 +96,7 @@ trap 'rm -rf "$work"' EXIT
 if [ "$engine" = lock ]; then
     bootstrap "$work"
     {
-        echo "# Made by docker/base.sh lock: every Debian package of the base image, as name, version, architecture, sha256 of the .deb."
+        echo "# Made by docker/base_image.sh lock: every Debian package of the base image, as name, version, architecture, sha256 of the .deb."
         cat "$work/packages"
     } > "$lock.new"
     mv "$lock.new" "$lock"

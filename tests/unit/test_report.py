@@ -203,7 +203,7 @@ def test_log_without_training_loss_is_refused_until_training_has_logged_one(fini
     assert not Path("reports").exists()
     write_run(finished, {"train_log.jsonl": [{"step": 2, "loss": 1.5}, {"step": 2, "eval_loss": 1.4}]})
     report.run(finished)
-    assert "training loss goes from 1.500 at step 2 to 1.500 at step 2" in HTML.read_text()
+    assert "training loss is 1.500 at step 2" in HTML.read_text()
 
 
 def test_every_file_is_named_as_a_source(finished, files):

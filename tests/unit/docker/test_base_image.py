@@ -45,7 +45,10 @@ def base(argument: str = "docker", **environment: str) -> subprocess.CompletedPr
     inherited = {key: value for key, value in os.environ.items() if key != "DEBIAN_SOURCES"}
     inherited["PATH"] = f"{Path('bin').resolve()}:{os.environ['PATH']}"
     return subprocess.run(
-        ["docker/base_image.sh", argument], capture_output=True, text=True, env=inherited | {"BASE": "debian"} | environment
+        ["docker/base_image.sh", argument],
+        capture_output=True,
+        text=True,
+        env=inherited | {"BASE": "debian"} | environment,
     )
 
 

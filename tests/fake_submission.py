@@ -21,6 +21,7 @@ from lorabundle.submission.contents import documents as submission_documents
 from lorabundle.submission.contents import packed_paths
 from lorabundle.submission.finished_run import PACKED_STAGES, FinishedRun, load_finished_run
 from lorabundle.training.model_card import model_card
+from lorabundle.verification.differences import Difference
 from lorabundle.verification.unpacked import SHIPPED, Submission
 from tests.fake_run import examples, run_files, write_run
 
@@ -186,6 +187,18 @@ def repack(files: dict[str, bytes], sums: bool = False) -> None:
     ARCHIVE.write_bytes(
         gzip.compress(tarball.make_tar(files, executable, "submission-smoke"), compresslevel=1, mtime=0)
     )
+
+
+def tampered(archive: Path, name: str, old: bytes, new: bytes) -> dict[str, bytes]:
+    """A file of the archive with `old`, which is there, replaced once by `new`; without `old`, a file that only has `new`."""
+    data = contents(archive).get(name, b"")
+    assert old in data
+    return {name: data.replace(old, new, 1) if old else new}
+
+
+def lines(differences: list[Difference]) -> list[str]:
+    """Differences as verify prints them."""
+    return [str(difference) for difference in differences]
 
 
 def unpacked(changes: dict[str, bytes] | None = None) -> Submission:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lorabundle.core import stage
+from lorabundle.training.checkpoints import CODE_FOLDERS
 from tests.conftest import ROOT
 from tests.unit.test_layers import reached
 
@@ -469,6 +470,12 @@ def test_packages_that_a_stage_depends_on_are_those_that_it_imports(stage):
     imported = {name.split(".")[0] for name in reached(stage) if "." in name}
     assert module == stage
     assert {"core", *packages.split()} == imported
+
+
+def test_training_code_is_the_same_for_make_and_for_checkpoints():
+    """Else a change could rerun training, which would then resume from checkpoints of the old code."""
+    packages = re.search(r"^\$\(STAGES\)/train\.json: \$\(call code,train,([^)]*)\)", MAKEFILE, re.M)[1].split()
+    assert set(packages) == set(CODE_FOLDERS)
 
 
 @pytest.mark.parametrize("setting", ["run=../../elsewhere", "run=.hidden", "model.name=../../../elsewhere"])

@@ -17,10 +17,11 @@ from lorabundle.core.config import Config, Section
 from lorabundle.core.errors import ConfigError, MissingInputError
 from lorabundle.core.files import atomic_write
 
-# Keys that describe one model or dataset, by the keys that name it: whoever names another one does not inherit them
-DESCRIBES = {
-    "model": {"source": ("path", "revision", "name"), "path": ("revision", "name")},
-    "data": {"source": ("revision", "packages", "tasks", "columns")},
+# Keys that describe one model or dataset, by section and key that name it: whoever names another one does not inherit them
+DESCRIBED_BY = {
+    ("model", "source"): ("path", "revision", "name"),
+    ("model", "path"): ("revision", "name"),
+    ("data", "source"): ("revision", "packages", "tasks", "columns"),
 }
 
 
@@ -39,10 +40,7 @@ def load_config(path: Path, overrides: list[str] = ()) -> Config:
     settings: dict = {}
     for layer in chain:
         settings = _merged(settings, layer)
-    changes: dict = {}
-    for override in overrides:
-        _apply_override(changes, override)
-    settings = _inherited(settings, changes)
+    _drop_described(settings, {tuple(override.partition("=")[0].split(".")) for override in overrides})
     for override in overrides:
         _apply_override(settings, override)
     where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
@@ -143,22 +141,21 @@ def _read(path: Path) -> dict:
     return settings
 
 
-def _inherited(settings: dict, changes: dict) -> dict:
-    """The settings that stay when `changes` are made: a model or dataset that these name inherits nothing that described another."""
-    result = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
-    for section, described in DESCRIBES.items():
-        inherited, changed = result.get(section), changes.get(section)
-        if isinstance(inherited, dict) and isinstance(changed, dict):
-            for name in {name for key, names in described.items() if key in changed for name in names}:
-                inherited.pop(name, None)
-    return result
+def _drop_described(settings: dict, changed: set[tuple[str, ...]]) -> None:
+    """Remove what described another model or dataset, if `changed` keys, as (section, key), name a new one."""
+    for section, key in DESCRIBED_BY.keys() & changed:
+        if isinstance(settings.get(section), dict):
+            for described in DESCRIBED_BY[section, key]:
+                settings[section].pop(described, None)
 
 
 def _merged(settings: dict, changes: dict) -> dict:
     """Settings with changes on top: sections are merged key by key, and a value replaces a value."""
-    merged = _inherited(settings, changes)
+    merged = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    sections = {name: value for name, value in changes.items() if isinstance(value, dict)}
+    _drop_described(merged, {(section, key) for section, values in sections.items() for key in values})
     for name, value in changes.items():
-        are_sections = isinstance(merged.get(name), dict) and isinstance(value, dict)
+        are_sections = name in sections and isinstance(merged.get(name), dict)
         merged[name] = merged[name] | value if are_sections else value
     return merged
 

@@ -13,7 +13,7 @@ from lorabundle.submission.finished_run import PACKED_STAGES
 from lorabundle.verification.differences import Difference, compare
 from lorabundle.verification.findings import say
 from lorabundle.verification.json_schemas import Record
-from lorabundle.verification.reading import differences_from_form, read_object
+from lorabundle.verification.reading import differences_from_schema, read_object
 from lorabundle.verification.unpacked import KNOWN_FILES, Submission, is_plain
 
 LINE = re.compile(r"([0-9a-f]{64})  (.+)", re.DOTALL)
@@ -73,13 +73,13 @@ def check_statements(submission: Submission) -> list[Difference]:
 
 
 def _read_records(submission: Submission) -> tuple[dict[str, dict], list[Difference]]:
-    """The stage records by name, and what is wrong with those that do not have the form of a record."""
+    """The stage records by name, and what is wrong with those that do not have the schema of a record."""
     records, differences = {}, []
     for path in sorted((submission.run_dir / "stages").glob("*.json")):
         name = f"stages/{path.name}"
         try:
             record = read_object(path)
-            wrong = differences_from_form(name, Record, record)
+            wrong = differences_from_schema(name, Record, record)
         except LorabundleError as error:
             wrong = [Difference(name, "a file that can be read", str(error))]
         differences += wrong

@@ -1,6 +1,6 @@
-"""The form of the run's JSON files: which keys each has, and values of which type.
+"""The schemas of the run's JSON files: which keys each has, and values of which type.
 
-A file of this form cannot make a check, the report or a document fail with an exception that is not ours. More keys than these are
+A file of its schema cannot make a check, the report or a document fail with an exception that is not ours. More keys than these are
 allowed here: the checks of values find them. `None` as a default only means that a key may be left out.
 """
 
@@ -40,13 +40,13 @@ Interval = Annotated[list[float], AfterValidator(_interval)]
 Time = Annotated[str, AfterValidator(_utc)]
 
 
-class Form(BaseModel):
-    """Base of every form. Nothing is converted: the text "1" is not taken for a number."""
+class Schema(BaseModel):
+    """Base of every schema. Nothing is converted: the text "1" is not taken for a number."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class Rate(Form):
+class Rate(Schema):
     """A share of right answers."""
 
     correct: Count
@@ -55,7 +55,7 @@ class Rate(Form):
     ci95: Interval
 
 
-class Scores(Form):
+class Scores(Schema):
     """All metrics of one model."""
 
     loss: float
@@ -64,21 +64,21 @@ class Scores(Form):
     __pydantic_extra__: dict[str, float | Rate]
 
 
-class Models(Form):
+class Models(Schema):
     """Both models."""
 
     base: Scores
     finetuned: Scores
 
 
-class Change(Form):
+class Change(Schema):
     """Fine-tuned minus base, of one metric."""
 
     mean: float
     ci95: Interval
 
 
-class Kind(Form):
+class Kind(Schema):
     """Metrics of the examples of one kind."""
 
     examples: Size
@@ -87,7 +87,7 @@ class Kind(Form):
     majority: Rate = None
 
 
-class Bootstrap(Form):
+class Bootstrap(Schema):
     """How intervals were computed."""
 
     resamples: Count
@@ -96,7 +96,7 @@ class Bootstrap(Form):
     units: Count
 
 
-class SignTest(Form):
+class SignTest(Schema):
     """Counts of examples whose loss changed, and the p-value."""
 
     improved: Count
@@ -105,7 +105,7 @@ class SignTest(Form):
     p_value: float
 
 
-class Metrics(Form):
+class Metrics(Schema):
     """metrics.json."""
 
     warnings: list[str]
@@ -118,7 +118,7 @@ class Metrics(Form):
     majority: Rate = None
 
 
-class DataFormat(Form):
+class DataFormat(Schema):
     """How a dataset was read."""
 
     file: str
@@ -126,7 +126,7 @@ class DataFormat(Form):
     columns: dict[str, str]
 
 
-class Quarantined(Form):
+class Quarantined(Schema):
     """Rows that could not be used."""
 
     rows: Count
@@ -134,21 +134,21 @@ class Quarantined(Form):
     file: str | None = None
 
 
-class Degrees(Form):
+class Degrees(Schema):
     """Numbers of pairs of texts that are equal, and that are near."""
 
     exact: Count
     near: Count
 
 
-class PairEnd(Form):
+class PairEnd(Schema):
     """One of two similar examples."""
 
     id: str
     split: str
 
 
-class Pair(Form):
+class Pair(Schema):
     """Two similar examples in two splits."""
 
     column: str
@@ -157,14 +157,14 @@ class Pair(Form):
     b: PairEnd
 
 
-class AfterCleaning(Form):
+class AfterCleaning(Schema):
     """Pairs that are left within one split and across two."""
 
     within: dict[str, Degrees]
     across: dict[str, Degrees]
 
 
-class Duplicates(Form):
+class Duplicates(Schema):
     """Pairs of similar texts before and after cleaning."""
 
     threshold: float
@@ -173,7 +173,7 @@ class Duplicates(Form):
     remaining: list[Pair]
 
 
-class Histogram(Form):
+class Histogram(Schema):
     """A distribution of lengths."""
 
     min: float
@@ -194,14 +194,14 @@ def _bins(histogram: Histogram) -> Histogram:
 Bins = Annotated[Histogram, AfterValidator(_bins)]
 
 
-class Lengths(Form):
+class Lengths(Schema):
     """Lengths of one split, in tokens."""
 
     prompt: Bins
     response: Bins
 
 
-class Split(Form):
+class Split(Schema):
     """Sizes of one split."""
 
     examples: Count
@@ -212,7 +212,7 @@ class Split(Form):
     sha256: Sha256
 
 
-class Splits(Form):
+class Splits(Schema):
     """All splits."""
 
     train: Split
@@ -221,7 +221,7 @@ class Splits(Form):
     __pydantic_extra__: dict[str, Split]
 
 
-class Manifest(Form):
+class Manifest(Schema):
     """manifest.json."""
 
     source: str
@@ -239,7 +239,7 @@ class Manifest(Form):
     splits: Splits
 
 
-class Origin(Form):
+class Origin(Schema):
     """Where a model comes from: a wheel, a hub repository or a folder."""
 
     wheel: str = None
@@ -251,7 +251,7 @@ class Origin(Form):
     folder: str = None
 
 
-class Provenance(Form):
+class Provenance(Schema):
     """provenance.json."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -260,7 +260,7 @@ class Provenance(Form):
     files: Hashes
 
 
-class Probe(Form):
+class Probe(Schema):
     """Measured speeds of the CPU."""
 
     gflops: dict[str, float]
@@ -269,7 +269,7 @@ class Probe(Form):
     attn_implementation: str
 
 
-class Environment(Form):
+class Environment(Schema):
     """environment.json."""
 
     cpu: str
@@ -288,14 +288,14 @@ class Environment(Form):
     packages: dict[str, str]
 
 
-class Turn(Form):
+class Turn(Schema):
     """A message of a prompt."""
 
     role: str
     content: str
 
 
-class Answer(Form):
+class Answer(Schema):
     """One model's answer to an example, and its scores."""
 
     nats: float
@@ -305,14 +305,14 @@ class Answer(Form):
     __pydantic_extra__: dict[str, float | bool]
 
 
-class Majority(Form):
+class Majority(Schema):
     """The most frequent training answer of the example's kind, and its score."""
 
     text: str
     score: float
 
 
-class Example(Form):
+class Example(Schema):
     """A line of examples.jsonl."""
 
     id: str
@@ -326,7 +326,7 @@ class Example(Form):
     majority: Majority = None
 
 
-class Sample(Form):
+class Sample(Schema):
     """A line of samples.jsonl."""
 
     picked: str
@@ -341,7 +341,7 @@ class Sample(Form):
     finetuned_stopped: bool
 
 
-class LogEntry(Form):
+class LogEntry(Schema):
     """A line of train_log.jsonl."""
 
     step: Count
@@ -349,7 +349,7 @@ class LogEntry(Form):
     eval_loss: float = None
 
 
-class Record(Form):
+class Record(Schema):
     """A stage's record."""
 
     command: Annotated[list[str], Field(min_length=5)]  # python -m lorabundle.<stage> --config FILE
@@ -362,7 +362,7 @@ class Record(Form):
     peak_rss_bytes: float
 
 
-# The files in the run's folder that hold one JSON object, and those that hold one on each line, with their forms
+# The files in the run's folder that hold one JSON object, and those that hold one on each line, with their schemas
 OBJECTS: dict[str, Any] = {
     "metrics.json": Metrics,
     "manifest.json": Manifest,

@@ -97,18 +97,18 @@ def check_plain(value: Any, where: str, max_number: float, depth: int = 0) -> No
             raise MalformedInputError(f"{where} is a {type(value).__name__}, which JSON does not have. {REMEDY}")
 
 
-def differences_from_form(where: str, form: Any, value: Any) -> list[Difference]:
+def differences_from_schema(where: str, schema: Any, value: Any) -> list[Difference]:
     """Each place at which a value does not have the given schema (see `json_schemas`)."""
     try:
-        _validator(form).validate_python(value, strict=True)
+        _validator(schema).validate_python(value, strict=True)
     except ValidationError as error:
         return [_as_difference(where, detail) for detail in error.errors(include_url=False)]
     return []
 
 
 @cache
-def _validator(form: Any) -> TypeAdapter:
-    return TypeAdapter(form)
+def _validator(schema: Any) -> TypeAdapter:
+    return TypeAdapter(schema)
 
 
 def _as_difference(where: str, detail: Any) -> Difference:

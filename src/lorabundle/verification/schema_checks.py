@@ -1,4 +1,4 @@
-"""Checks of the run's files as files: each can be read, has the right form, and is written as this project writes it."""
+"""Checks of the run's files as files: each can be read, has the right schema, and is written as this project writes it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,12 @@ from lorabundle.core.locks import read_lock
 from lorabundle.verification.differences import Difference
 from lorabundle.verification.findings import say
 from lorabundle.verification.json_schemas import OBJECTS, ROWS
-from lorabundle.verification.reading import REMEDY, differences_from_form, read_config, read_object, read_rows
+from lorabundle.verification.reading import REMEDY, differences_from_schema, read_config, read_object, read_rows
 from lorabundle.verification.unpacked import ADAPTER, Submission
 
 
 def check_schemas(submission: Submission) -> list[Difference]:
-    """All files that the other checks read exist, can be read and have the right form."""
+    """All files that the other checks read exist, can be read and have the right schema."""
     run_dir = submission.run_dir
     result = [
         Difference(path.relative_to(submission.folder).as_posix(), "a file", "no such file")
@@ -27,21 +27,21 @@ def check_schemas(submission: Submission) -> list[Difference]:
     result += _differences("config.yaml", lambda: read_config(submission))
     for lock in (config.RUNTIME_LOCK, config.ASSETS_LOCK):
         result += _differences(lock.as_posix(), lambda lock=lock: _read_lock(submission.folder / lock))
-    for name, form in OBJECTS.items():
-        result += _differences(name, lambda name=name: read_object(run_dir / name), form)
-    for name, form in ROWS.items():
-        result += _differences(name, lambda name=name: read_rows(run_dir / name), list[form])
-    say(f"report: the form of {len(OBJECTS) + len(ROWS)} files")
+    for name, schema in OBJECTS.items():
+        result += _differences(name, lambda name=name: read_object(run_dir / name), schema)
+    for name, schema in ROWS.items():
+        result += _differences(name, lambda name=name: read_rows(run_dir / name), list[schema])
+    say(f"report: the schemas of {len(OBJECTS) + len(ROWS)} files")
     return result or _uneven_rows(read_rows(run_dir / "examples.jsonl"))
 
 
-def _differences(where: str, read: Callable[[], Any], form: Any = Any) -> list[Difference]:
-    """What is wrong with a file: it cannot be read, or has another form."""
+def _differences(where: str, read: Callable[[], Any], schema: Any = Any) -> list[Difference]:
+    """What is wrong with a file: it cannot be read, or has another schema."""
     try:
         value = read()
     except LorabundleError as error:
         return [Difference(where, "a file that can be read", " ".join(str(error).split()))]
-    return differences_from_form(where, form, value)
+    return differences_from_schema(where, schema, value)
 
 
 def _read_lock(path: Path) -> dict:

@@ -49,7 +49,9 @@ def test_each_stage_leaves_exactly_its_files(project):
         | {f"data/processed/{split}/{name}" for split in ("train", "val", "test") for name in arrow},
         "train": of_run(
             "train",
-            *("environment.json", "train_log.jsonl", "checkpoints/finished.json"),
+            "environment.json",
+            "train_log.jsonl",
+            "checkpoints/finished.json",
             *(f"adapter/{name}" for name in adapter.split()),
             *(f"checkpoints/checkpoint-{step}/{name}" for step in (2, 4) for name in checkpoint),
         )

@@ -8,10 +8,7 @@ from lorabundle.evaluation.metrics import Tolerance
 from lorabundle.evaluation.tolerances import TOLERANCES, allowed
 from lorabundle.verification.differences import compare, compare_examples, compare_metrics, measured
 from tests.fake_run import examples, metrics
-
-
-def lines(differences) -> list[str]:
-    return [str(difference) for difference in differences]
+from tests.fake_submission import lines
 
 
 def test_equal_values_have_no_difference():

@@ -6,13 +6,13 @@ import pytest
 
 from lorabundle.evaluation.aggregate import summarise
 from lorabundle.verification import json_schemas
-from lorabundle.verification.reading import differences_from_form
+from lorabundle.verification.reading import differences_from_schema
 from tests.fake_run import examples, metrics, samples
 from tests.fake_submission import default_files
 
 
-def lines(form, value) -> list[str]:
-    return [str(difference) for difference in differences_from_form("x", form, value)]
+def lines(schema, value) -> list[str]:
+    return [str(difference) for difference in differences_from_schema("x", schema, value)]
 
 
 def test_files_of_a_run_have_their_forms():
@@ -50,7 +50,7 @@ def test_models_come_from_three_places(origin):
 
 
 @pytest.mark.parametrize(
-    ("form", "value", "line"),
+    ("schema", "value", "line"),
     [
         (
             json_schemas.Origin,
@@ -65,8 +65,8 @@ def test_models_come_from_three_places(origin):
         (json_schemas.Majority, {"text": "x"}, "x.score: expected a value, found nothing"),
     ],
 )
-def test_values_of_another_form(form, value, line):
-    (found,) = lines(form, value)
+def test_values_of_another_type(schema, value, line):
+    (found,) = lines(schema, value)
     assert found.startswith(line)
 
 

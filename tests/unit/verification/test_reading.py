@@ -7,7 +7,7 @@ import pytest
 from lorabundle.core.errors import ConfigError, LorabundleError, MalformedInputError, MissingInputError
 from lorabundle.core.files import atomic_write
 from lorabundle.verification import reading
-from lorabundle.verification.json_schemas import Form
+from lorabundle.verification.json_schemas import Schema
 from tests.fake_submission import unpacked
 
 CONFIG = "outputs/smoke/config.yaml"
@@ -98,7 +98,7 @@ def test_settings_that_json_does_not_have_are_refused(shipped):
         reading.read_config(submission)
 
 
-class Point(Form):
+class Point(Schema):
     """Two numbers, and more if need be."""
 
     x: float
@@ -118,10 +118,10 @@ class Point(Form):
     ],
 )
 def test_differences_from_a_form(value, lines):
-    found = [str(difference) for difference in reading.differences_from_form("a.json", Point, value)]
+    found = [str(difference) for difference in reading.differences_from_schema("a.json", Point, value)]
     assert len(found) == len(lines)
     assert all(text.startswith(line) for text, line in zip(found, lines, strict=True)), found
 
 
 def test_any_value_has_the_form_any():
-    assert reading.differences_from_form("a", Any, [object]) == []
+    assert reading.differences_from_schema("a", Any, [object]) == []

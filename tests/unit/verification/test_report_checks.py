@@ -7,11 +7,7 @@ from lorabundle.core import config
 from lorabundle.core.errors import MissingInputError
 from lorabundle.core.files import atomic_write
 from lorabundle.verification.report_checks import check_documents, check_report
-from tests.fake_submission import contents, record_outputs, unpacked
-
-
-def lines(differences) -> list[str]:
-    return [str(difference) for difference in differences]
+from tests.fake_submission import lines, record_outputs, tampered, unpacked
 
 
 def test_an_untouched_archive_has_no_difference(shipped):
@@ -31,9 +27,7 @@ def test_an_untouched_archive_has_no_difference(shipped):
     ],
 )
 def test_a_report_that_does_not_follow_is_found(shipped, name, old, new, where):
-    data = contents(shipped).get(name, b"")
-    assert old in data
-    found = lines(check_report(unpacked({name: data.replace(old, new, 1) if old else new})))
+    found = lines(check_report(unpacked(tampered(shipped, name, old, new))))
     assert any(line.startswith(where) for line in found), found
 
 
@@ -51,9 +45,7 @@ def test_a_report_that_does_not_follow_is_found(shipped, name, old, new, where):
     ],
 )
 def test_documents_that_do_not_follow_are_found(shipped, name, old, new, where):
-    data = contents(shipped).get(name, b"")
-    assert old in data
-    found = lines(check_documents(unpacked({name: data.replace(old, new, 1) if old else new})))
+    found = lines(check_documents(unpacked(tampered(shipped, name, old, new))))
     assert any(line.startswith(where) for line in found), found
 
 

@@ -13,7 +13,7 @@ from lorabundle.core.files import to_json, to_jsonl
 from lorabundle.submission.finished_run import PACKED_STAGES
 from lorabundle.verification.schema_checks import check_schemas, check_written
 from lorabundle.verification.unpacked import SETTINGS
-from tests.fake_submission import ARCHIVE, contents, repack, unpacked
+from tests.fake_submission import ARCHIVE, contents, lines, repack, tampered, unpacked
 
 FILES = ["metrics.json", "manifest.json", "provenance.json", "environment.json", SETTINGS]
 FILES += [f"stages/{stage}.json" for stage in PACKED_STAGES]
@@ -37,10 +37,6 @@ SHAPES = {
     "no Unicode": json.loads(SURROGATE),
     "missing": MISSING,
 }
-
-
-def lines(differences) -> list[str]:
-    return [str(difference) for difference in differences]
 
 
 def parsed(data: bytes, name: str) -> Any:
@@ -95,7 +91,7 @@ def test_a_file_of_any_shape_is_a_difference(shipped, capsys, name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_value_of_any_shape_is_a_difference(shipped, name):
-    """Forty of the file's values, one after the other, each replaced by one of the shapes; of those whose form is right, three."""
+    """Forty of the file's values, one after the other, each replaced by one of the shapes; of those whose schema is right, three."""
     path = f"outputs/smoke/{name}"
     original = contents(shipped)[path]
     value = parsed(original, name)
@@ -169,9 +165,7 @@ def test_all_examples_have_the_same_keys(shipped, model, key):
 def test_files_are_written_as_this_project_writes_them(shipped, name, old, new):
     """Of a key that occurs twice, two programs may read two values."""
     path = f"outputs/smoke/{name}"
-    data = contents(shipped)[path]
-    assert old in data
-    submission = unpacked({path: data.replace(old, new, 1)})
+    submission = unpacked(tampered(shipped, path, old, new))
     assert check_schemas(submission) == []
     (line,) = lines(check_written(submission))
     assert line.startswith(f"{path}, written again: expected ")

@@ -5,13 +5,9 @@ import pytest
 from lorabundle.core.errors import MalformedInputError
 from lorabundle.core.files import atomic_write, read_jsonl, to_jsonl
 from lorabundle.verification.value_checks import check_adapter, check_scores, hashes_of_adapter
-from tests.fake_submission import contents, unpacked
+from tests.fake_submission import contents, lines, tampered, unpacked
 
 RUN = "outputs/smoke"
-
-
-def lines(differences) -> list[str]:
-    return [str(difference) for difference in differences]
 
 
 def test_an_untouched_archive_has_no_difference(shipped):
@@ -34,9 +30,7 @@ def test_an_untouched_archive_has_no_difference(shipped):
     ],
 )  # fmt: skip
 def test_what_does_not_follow_is_found(shipped, name, old, new, where):
-    data = contents(shipped)[f"{RUN}/{name}"]
-    assert old in data
-    found = lines(check_scores(unpacked({f"{RUN}/{name}": data.replace(old, new, 1)})))
+    found = lines(check_scores(unpacked(tampered(shipped, f"{RUN}/{name}", old, new))))
     assert any(where in line for line in found), found
 
 
@@ -67,9 +61,7 @@ def test_a_last_digit_may_differ(shipped):
     ],
 )
 def test_files_that_are_loaded_with_the_weights_follow_from_the_run(shipped, name, old, new, where):
-    data = contents(shipped).get(f"{RUN}/{name}", b"")
-    assert old in data
-    (line,) = lines(check_adapter(unpacked({f"{RUN}/{name}": data.replace(old, new, 1) if old else new})))
+    (line,) = lines(check_adapter(unpacked(tampered(shipped, f"{RUN}/{name}", old, new))))
     assert where in line
 
 

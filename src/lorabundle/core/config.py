@@ -34,11 +34,24 @@ TOKENIZER_FILES = (
 )
 BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: built from locked wheels
 DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
+SPLIT_NAMES = {  # what people call the splits -> our names
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "eval": "val",
+}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # What a column of a dataset can mean, and which of these make up the row's content
-DataField = Literal["prompt", "context", "completion", "system", "messages", "id", "group", "kind"]
+DataField = Literal[
+    "prompt", "context", "completion", "system", "history", "messages", "tools", "label", "id", "group", "kind", "split"
+]
 CONTENT = {"prompt", "completion", "messages"}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -95,7 +108,7 @@ class Data(Section):
     revision: str | None = None  # hub only: the 40-digit commit
     packages: list[str] = []  # docstrings only: packages of docker/assets.lock
     tasks: dict[str, dict[str, Any]] = {}  # reasoning_gym only: generators and their settings
-    columns: dict[DataField, str] = {}  # what the user's columns mean, if detection is not enough
+    columns: dict[DataField, str | None] = {}  # what the user's columns mean, if detection is not enough; null: not used
     on_error: Literal["stop", "quarantine"]
     near_duplicate_threshold: float = Field(gt=0, le=1)  # Jaccard similarity; 1.0: only equal texts
     max_length: int = Field(ge=8)

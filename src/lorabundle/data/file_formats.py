@@ -32,12 +32,21 @@ METADATA = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "sta
 
 
 class Row(NamedTuple):
-    """A row, or what could be read of it. `where` is its place in messages, `key` its name within the dataset."""
+    """A row, or what could be read of it.
+
+    Attributes:
+        where: its place, for messages.
+        key: its name within the dataset.
+        values: {column: value}, or what could be read.
+        problem: why it cannot be used.
+        split: train, val or test, if the user's files say it; else "".
+    """
 
     where: str
     key: str
     values: Any
     problem: RowProblem | None = None
+    split: str = ""
 
 
 def dataset_files(folder: Path) -> list[Path]:

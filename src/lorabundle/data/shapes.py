@@ -145,7 +145,7 @@ def columns_of(rows: Iterable[Row], settings: Data) -> tuple[str, dict[str, str]
             present |= dict.fromkeys(row.values)
             if shape is None:
                 shape, fields = _shape_of(row.values)
-    absent = [column for column in settings.columns.values() if column not in present]
+    absent = [column for column in settings.columns.values() if column and column not in present]
     if absent:
         found = f"has the columns {', '.join(present)}" if present else "has no row with columns"
         raise ColumnError(f"data.columns names {absent[0]}, but {settings.source} {found}.")

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NUMERICS = os.environ.get("NUMERICS") or "fast"  # how this process computes; fixed once torch is imported
 ASSETS_LOCK = Path("docker/assets.lock")
@@ -33,7 +33,9 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 BUILT_SOURCES = ("docstrings", "reasoning_gym")  # of data: built from locked wheels
-DATA_SUFFIXES = (".parquet", ".jsonl", ".csv", ".json")
+DATA_SUFFIXES = (".parquet", ".arrow", ".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".xlsx")
+PACKED_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")  # each may follow a data suffix
+GLOB = re.compile(r"[*?\[]")
 SPLIT_NAMES = {  # what people call the splits -> our names
     "train": "train",
     "training": "train",
@@ -55,6 +57,15 @@ DataField = Literal[
 CONTENT = {"prompt", "completion", "messages"}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def data_suffix(path: str | Path) -> str:
+    """The suffix that says the format: ".csv" of mine.csv and of mine.csv.gz; "" if it is of no known format."""
+    name = Path(path).name.lower()
+    for packed in PACKED_SUFFIXES:
+        name = name.removesuffix(packed)
+    suffix = Path(name).suffix
+    return suffix if suffix in DATA_SUFFIXES else ""
 
 
 class Section(BaseModel):
@@ -101,14 +112,47 @@ class Lora(Section):
     target_modules: list[str] = Field(min_length=1)
 
 
+def is_path(path: str) -> bool:
+    """Whether this names a file with a data suffix, something that exists, or a glob."""
+    return bool(data_suffix(path)) or Path(path).is_dir() or bool(GLOB.search(path))
+
+
+# What to do with files that are not read: suffix -> advice
+OTHER_FORMATS = {
+    ".xls": "In the spreadsheet program, save it as .xlsx or .csv. ",
+    ".ods": "In the spreadsheet program, save it as .xlsx or .csv. ",
+    ".txt": "If it holds one JSON object a line or a table, rename it to .jsonl or .csv. ",
+    ".zip": "Unpack it, and name the folder. ",
+    ".tar": "Unpack it, and name the folder. ",
+    ".tgz": "Unpack it, and name the folder. ",
+    ".pkl": "A pickle can run code, so it is not read; write it as Parquet. ",
+}
+
+
+def unknown_format(path: str) -> str:
+    """The message about a source that is nothing that can be read."""
+    return (
+        f"data.source must be {' or '.join(BUILT_SOURCES)}, a file of a known format, a folder, or a hub id (owner/name); it is {path}. "
+        f"{OTHER_FORMATS.get(Path(path).suffix.lower(), '')}Files may end in {', '.join(DATA_SUFFIXES)}, and after that in "
+        f"{', '.join(PACKED_SUFFIXES)}"
+    )
+
+
 class Data(Section):
     """The dataset: its source, its splits and the sequence limit."""
 
-    source: str = Field(min_length=1)  # a name of BUILT_SOURCES, a file with a suffix of DATA_SUFFIXES, or a hub id
+    source: str | list[str] | None = Field(
+        min_length=1
+    )  # a name of BUILT_SOURCES, files, a folder, a glob, or a hub id
+    splits: dict[Literal["train", "val", "test"], str] = {}  # instead of a source: the user's own files of each split
     revision: str | None = None  # hub only: the 40-digit commit
+    files: str | list[str] | None = None  # hub only: globs of the files to read
+    encoding: str | None = None  # of text files, if it is not UTF-8 and they have no byte order mark
     packages: list[str] = []  # docstrings only: packages of docker/assets.lock
     tasks: dict[str, dict[str, Any]] = {}  # reasoning_gym only: generators and their settings
-    columns: dict[DataField, str | None] = {}  # what the user's columns mean, if detection is not enough; null: not used
+    columns: dict[
+        DataField, str | None
+    ] = {}  # what the user's columns mean, if detection is not enough; null: not used
     on_error: Literal["stop", "quarantine"]
     near_duplicate_threshold: float = Field(gt=0, le=1)  # Jaccard similarity; 1.0: only equal texts
     max_length: int = Field(ge=8)
@@ -137,28 +181,56 @@ class Data(Section):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _splits_are_a_source(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and settings.get("splits") and "source" not in settings:
+            return settings | {"source": None}
+        return settings
+
     @model_validator(mode="after")
     def _source_is_known(self) -> "Data":
-        suffixes = ", ".join(DATA_SUFFIXES)
-        is_file = Path(self.source).suffix.lower() in DATA_SUFFIXES
-        if self.source not in BUILT_SOURCES and not is_file and not self.is_hub:
+        if bool(self.splits) != (self.source is None):
             raise ValueError(
-                f"data.source must be {' or '.join(BUILT_SOURCES)}, a file that ends in one of {suffixes}, or a hub id (owner/name)"
+                "data.source and data.splits both say where the data is. Give one of them, and leave out the other"
             )
+        if self.splits and "train" not in self.splits:
+            raise ValueError(
+                "data.splits must name a file for train; val and test are cut from it if they are left out"
+            )
+        unknown = [path for path in self.paths if not is_path(path) and not self.is_hub]
+        if unknown:
+            raise ValueError(unknown_format(unknown[0]))
         if self.is_hub and not COMMIT.fullmatch(self.revision or ""):
             raise ValueError(
-                f"data.revision must be the full 40-digit commit when data.source is a hub id; there is no file {self.source}, so it is "
-                f"read as a hub id"
+                f"data.revision must be the full 40-digit commit when data.source is a hub id; there is no file or folder "
+                f"{self.source}, so it is read as a hub id"
             )
-        if not self.is_hub and self.revision is not None:
-            raise ValueError("data.revision is only for a hub id in data.source")
+        if not self.is_hub:
+            for key in ("revision", "files"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"data.{key} is only for a hub id in data.source")
         return self
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str | None) -> str | None:
+        try:
+            "".encode(name or "utf-8")
+        except LookupError as error:
+            raise ValueError("must be an encoding that Python knows, such as windows-1252 or gb18030") from error
+        return name
 
     @model_validator(mode="after")
     def _columns_give_a_row(self) -> "Data":
-        if self.columns and self.source in BUILT_SOURCES:
-            raise ValueError(f"data.columns is for your own data; {self.source} has no columns")
-        given = CONTENT & set(self.columns)
+        if self.source in BUILT_SOURCES:
+            for key in ("columns", "encoding"):
+                if getattr(self, key):
+                    raise ValueError(f"data.{key} is for your own data; the source is {self.source}")
+        named = [column for column in self.columns.values() if column is not None]
+        if repeated := [column for column in named if named.count(column) > 1]:
+            raise ValueError(f"data.columns gives the column {repeated[0]} two meanings")
+        given = {field for field in CONTENT if self.columns.get(field) is not None}
         if given and given not in (CONTENT - {"messages"}, {"messages"}):
             raise ValueError(
                 f"data.columns must name prompt and completion, or messages; it names {', '.join(sorted(given))}"
@@ -166,20 +238,33 @@ class Data(Section):
         return self
 
     @property
+    def paths(self) -> list[str]:
+        """The files, folders and globs that the settings name, or the hub id; none for a built source."""
+        if self.splits:
+            return list(self.splits.values())
+        if isinstance(self.source, list):
+            return self.source
+        return [] if self.source in BUILT_SOURCES else [self.source]
+
+    @property
+    def source_name(self) -> str:
+        """What messages, manifest and report call the dataset."""
+        return self.source if isinstance(self.source, str) else ", ".join(self.paths)
+
+    @property
     def is_hub(self) -> bool:
         """Whether `source` is a dataset on the hub."""
-        path = Path(self.source)
-        return bool(HUB_ID.fullmatch(self.source)) and path.suffix.lower() not in DATA_SUFFIXES and not path.exists()
+        return isinstance(self.source, str) and bool(HUB_ID.fullmatch(self.source)) and not is_path(self.source)
 
     @property
     def names_content(self) -> bool:
-        """Whether `columns` says where prompt and completion are, so that nothing has to be detected."""
-        return bool(CONTENT & set(self.columns))
+        """Whether `columns` says where prompt and completion are, so that they need not be detected."""
+        return any(self.columns.get(field) is not None for field in CONTENT)
 
     @property
     def dataset_dir(self) -> Path:
         """Where fetch puts a dataset from the hub."""
-        return RAW / "datasets" / f"{self.source.replace('/', '--')}-{(self.revision or '')[:8]}"
+        return RAW / "datasets" / f"{self.source_name.replace('/', '--')}-{(self.revision or '')[:8]}"
 
 
 class Train(Section):

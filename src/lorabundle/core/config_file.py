@@ -21,7 +21,8 @@ from lorabundle.core.files import atomic_write
 DESCRIBED_BY = {
     ("model", "source"): ("path", "revision", "name"),
     ("model", "path"): ("revision", "name"),
-    ("data", "source"): ("revision", "packages", "tasks", "columns"),
+    ("data", "source"): ("splits", "revision", "files", "encoding", "packages", "tasks", "columns"),
+    ("data", "splits"): ("source", "revision", "files", "encoding", "packages", "tasks", "columns"),
 }
 
 

@@ -54,9 +54,13 @@ class NoSupervisedTokensError(LorabundleError):
 
 
 class TemplateError(LorabundleError):
-    """The tokenizer has no chat template, or one whose response cannot be located for the label mask."""
+    """The tokenizer has no chat template, or one that leaves a message out or hides where a response starts."""
 
     exit_code = 2
+
+
+class ToolTemplateError(TemplateError):
+    """The chat template cannot render a row's tool calls or tool results; other rows may be fine."""
 
 
 class HashMismatchError(LorabundleError):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from docstring_parser import DocstringStyle, ParseError, parse
 
-from lorabundle.data.shapes import FORBIDDEN
+from lorabundle.data.texts import FORBIDDEN
 
 SHORTEST, LONGEST = 25, 300  # characters of an answer
 SKIPPED_FOLDERS = {"tests", "testing", "benchmarks"}

@@ -1,7 +1,8 @@
 """Equal and nearly equal rows: dropped, or kept together in one split, and counted.
 
-`similarity.py` defines what is equal or near. Prompt and completion are compared separately. System messages are not
-compared, because rows often share one.
+`similarity.py` defines what is equal or near. What the user says and what the assistant says are compared separately, over all
+turns. System messages are not compared, because rows often share one. Nor does a text that most rows have (a greeting, one
+instruction for all) make two of them alike.
 """
 
 from array import array
@@ -15,16 +16,29 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from lorabundle.data.similarity import TOKEN, Pair, hashed, near_pairs, normalise, shingles
+from lorabundle.data.similarity import (
+    TOKEN,
+    Pair,
+    frequent_shingles,
+    hashed,
+    near_pairs,
+    normalise,
+    shingles,
+    without_template,
+)
 
 LABEL_TOKENS = 8  # a completion of fewer tokens is a label ("yes", "42") that unrelated rows may share
 NUM_LISTED = 20  # pairs that the manifest names
+COMMON = 10  # rows: a text that more rows than this, and more than half of all, have in common joins nothing
 COLUMNS = ("prompt", "completion")
+HELD_OUT = ("val", "test")
 
 
-def text_of(messages: list[dict]) -> str:
-    """The normalised text of a prompt or completion, without its system message."""
-    return normalise("\n".join(message["content"] for message in messages if message["role"] != "system"))
+def text_of(record: dict, column: str) -> str:
+    """The normalised text of what the assistant says in a record ("completion"), or of what it answers to ("prompt")."""
+    spoken = [message for message in record["prompt"] + record["completion"] if message["role"] != "system"]
+    is_answer = column == "completion"
+    return normalise("\n".join(turn["content"] for turn in spoken if (turn["role"] == "assistant") == is_answer))
 
 
 @dataclass(frozen=True)
@@ -35,29 +49,49 @@ class Compared:
         texts: the number of each record's text.
         is_long: of each text, whether it is longer than a label.
         near: pairs of texts that are near.
+        frequent: shingles that many of the texts have (see `similarity.without_template`).
     """
 
     texts: array
     is_long: list[bool]
     near: list[Pair]
+    frequent: np.ndarray
+
+    def tells_apart(self) -> np.ndarray:
+        """Of each text, whether few enough records have it that two of these belong together."""
+        num_records = np.bincount(np.array(self.texts), minlength=len(self.is_long))
+        return num_records <= max(COMMON, len(self.texts) / 2)
 
 
-def compare(records: Iterable[dict], threshold: float) -> dict[str, Compared]:
-    """Equal and near texts of each of `COLUMNS`. Reads the records once, and holds only hashes of their texts."""
+def compare(
+    records: Iterable[dict], threshold: float, frequent: dict[str, np.ndarray] | None = None
+) -> dict[str, Compared]:
+    """Equal and near texts of each of `COLUMNS`. Reads the records once, and holds only hashes of their texts.
+
+    Args:
+        records: to compare.
+        threshold: `data.near_duplicate_threshold`.
+        frequent: by column, the shingles of templates; found in these records if it is None.
+    """
     numbers: dict[str, dict[bytes, int]] = {name: {} for name in COLUMNS}
-    compared = {name: Compared(array("q"), [], []) for name in COLUMNS}
+    texts: dict[str, array] = {name: array("q") for name in COLUMNS}
+    is_long: dict[str, list[bool]] = {name: [] for name in COLUMNS}
     shingle_sets: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     for record in records:
-        for name, column in compared.items():
-            text = text_of(record[name])
-            number = numbers[name].setdefault(_digest(text), len(column.is_long))
-            if number == len(column.is_long):  # a new text
-                column.is_long.append(len(TOKEN.findall(text)) >= LABEL_TOKENS)
+        for name in COLUMNS:
+            text = text_of(record, name)
+            number = numbers[name].setdefault(_digest(text), len(is_long[name]))
+            if number == len(is_long[name]):  # a new text
+                is_long[name].append(len(TOKEN.findall(text)) >= LABEL_TOKENS)
                 if threshold < 1:
                     shingle_sets[name].append(hashed(shingles(text)))
-            column.texts.append(number)
-    for name, column in compared.items():
-        column.near.extend(near_pairs(shingle_sets.pop(name), threshold))
+            texts[name].append(number)
+    compared = {}
+    for name in COLUMNS:
+        sets = shingle_sets.pop(name)
+        common = frequent_shingles(sets) if frequent is None else frequent[name]
+        near = near_pairs([without_template(members, common) for members in sets], threshold)
+        compared[name] = Compared(texts[name], is_long[name], near, common)
     return compared
 
 
@@ -74,29 +108,69 @@ def count_pairs(column: Compared) -> dict[str, int]:
     }
 
 
-def deduplicate(
-    records: Iterable[dict], threshold: float
-) -> tuple[dict[int, str], dict[str, int], dict[str, dict[str, int]]]:
-    """Which records to keep, without copies, and their groups: records that are alike get the same group.
+@dataclass(frozen=True)
+class Deduplicated:
+    """Which records to keep, without copies.
+
+    Attributes:
+        groups: {index: group} of the kept records, in order; records that are alike have the same group.
+        dropped: number of dropped records by cause.
+        held_out_too: by split, how many training records were dropped because they are alike to one of the user's own held-out rows.
+        pairs: number of equal and of near pairs before, by column.
+        frequent: by column, the shingles that many texts have.
+    """
+
+    groups: dict[int, str]
+    dropped: dict[str, int]
+    held_out_too: dict[str, int]
+    pairs: dict[str, dict[str, int]]
+    frequent: dict[str, np.ndarray]
+
+
+def deduplicate(records: Iterable[dict], threshold: float) -> Deduplicated:
+    """Find copies, and the groups of what is left.
+
+    Rows of the user's own val and test splits (a record's "split") are all kept; a training row that is alike to one is dropped.
 
     Args:
         records: read twice.
         threshold: `data.near_duplicate_threshold`.
-
-    Returns:
-        {index: group} of the kept records, in order; the number of dropped records by cause; the number of pairs before, by column.
     """
     compared = compare(records, threshold)
-    own_groups, systems = zip(*((record["group"], _digest(_system(record))) for record in records), strict=True)
-    kept, dropped = _without_copies(systems, compared)
-    return (
+    own_groups, systems, splits = zip(
+        *((record["group"], _digest(_system(record)), record.get("split", "")) for record in records), strict=True
+    )
+    kept, dropped = _without_copies(systems, compared, splits)
+    held_out_too = {}
+    for split in HELD_OUT:
+        if split in splits:
+            leaked = _alike_to(split, kept, compared, splits)
+            kept = [index for index in kept if index not in leaked]
+            held_out_too[split] = dropped[f"in_{split}_too"] = len(leaked)
+    return Deduplicated(
         _groups(own_groups, kept, compared),
         dropped,
+        held_out_too,
         {name: count_pairs(column) for name, column in compared.items()},
+        {name: column.frequent for name, column in compared.items()},
     )
 
 
-def _without_copies(systems: tuple[bytes, ...], compared: dict[str, Compared]) -> tuple[list[int], dict[str, int]]:
+def _alike_to(split: str, kept: list[int], compared: dict[str, Compared], splits: tuple[str, ...]) -> set[int]:
+    """The kept training records that have a text equal or near to one of a held-out split."""
+    leaked: set[int] = set()
+    for name, column in compared.items():
+        counts = column.tells_apart() & (np.array(column.is_long) | (name == "prompt"))
+        held_out = {text for text, of in zip(column.texts, splits, strict=True) if of == split and counts[text]}
+        near = {other for a, b, _ in column.near for text, other in ((a, b), (b, a)) if text in held_out}
+        alike = held_out | {text for text in near if counts[text]}
+        leaked |= {index for index in kept if splits[index] not in HELD_OUT and column.texts[index] in alike}
+    return leaked
+
+
+def _without_copies(
+    systems: tuple[bytes, ...], compared: dict[str, Compared], splits: tuple[str, ...]
+) -> tuple[list[int], dict[str, int]]:
     """Indices of the records to keep, and the number of dropped ones by cause.
 
     A record is dropped if an earlier one, which is kept, has an equal or near prompt and an equal or near completion.
@@ -104,6 +178,7 @@ def _without_copies(systems: tuple[bytes, ...], compared: dict[str, Compared]) -
     Args:
         systems: a digest of each record's system message: rows with different ones are different tasks.
         compared: the columns.
+        splits: the user's own split of each record, or "".
     """
     near = {name: _neighbours(column) for name, column in compared.items()}
     kept: list[int] = []
@@ -113,7 +188,9 @@ def _without_copies(systems: tuple[bytes, ...], compared: dict[str, Compared]) -
         zip(systems, *(compared[name].texts for name in COLUMNS), strict=True)
     ):
         alike = [prompt, *near["prompt"].get(prompt, ())], [completion, *near["completion"].get(completion, ())]
-        if (system, prompt, completion) in seen:
+        if splits[index] in HELD_OUT:
+            kept.append(index)
+        elif (system, prompt, completion) in seen:
             dropped["exact_duplicate"] += 1
         elif any((system, *pair) in seen for pair in product(*alike)):
             dropped["near_duplicate"] += 1
@@ -139,7 +216,8 @@ def _neighbours(column: Compared) -> dict[int, list[int]]:
 def _groups(own_groups: tuple[str, ...], kept: list[int], compared: dict[str, Compared]) -> dict[int, str]:
     """Group of each kept record. Records share a group if their own group, prompt or completion is equal, or one of the texts is near.
 
-    A merged group gets the smallest of its members' names. Completions of fewer than `LABEL_TOKENS` tokens join nothing.
+    A merged group gets the smallest of its members' names. Completions of fewer than `LABEL_TOKENS` tokens, and texts that most
+    records have, join nothing.
 
     The groups are the connected components of a graph. Its nodes are the own groups and the distinct texts; its edges join
     a record's own group to its texts, and a text to those near it.
@@ -149,7 +227,7 @@ def _groups(own_groups: tuple[str, ...], kept: list[int], compared: dict[str, Co
     own = np.array([numbers[own_groups[index]] for index in kept])
     edges, num_nodes = [], len(names)
     for name, column in compared.items():
-        joins = np.array(column.is_long) | (name == "prompt")
+        joins = (np.array(column.is_long) | (name == "prompt")) & column.tells_apart()
         edges += _edges(own, np.array(column.texts)[kept], joins, column.near, num_nodes)
         num_nodes += len(joins)
     starts, ends = np.concatenate(edges, axis=1)
@@ -178,8 +256,15 @@ def _edges(own: np.ndarray, texts: np.ndarray, joins: np.ndarray, near: list[Pai
     return [np.stack([own[joined], offset + texts[joined]]), offset + pairs.T]
 
 
-def remaining_pairs(splits: dict[str, Iterable[dict]], threshold: float) -> tuple[dict, list[dict]]:
+def remaining_pairs(
+    splits: dict[str, Iterable[dict]], threshold: float, frequent: dict[str, np.ndarray]
+) -> tuple[dict, list[dict]]:
     """Pairs that are alike in the finished splits, short completions included. Searches again, and reads each split twice.
+
+    Args:
+        splits: their records.
+        threshold: `data.near_duplicate_threshold`.
+        frequent: by column, the shingles that many texts have, as `deduplicate` found them among all records.
 
     Returns:
         Numbers of pairs {"within" or "across" splits: {column: {"exact", "near"}}}, and up to `NUM_LISTED` pairs whose records
@@ -188,7 +273,7 @@ def remaining_pairs(splits: dict[str, Iterable[dict]], threshold: float) -> tupl
     records = [(split, record["id"]) for split, rows in splits.items() for record in rows]
     counts: dict[str, dict] = {"within": {}, "across": {}}
     listed: list[dict] = []
-    for name, column in compare(chain.from_iterable(splits.values()), threshold).items():
+    for name, column in compare(chain.from_iterable(splits.values()), threshold, frequent).items():
         ids: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # text -> split -> records' ids
         for text, (split, record_id) in zip(column.texts, records, strict=True):
             ids[text][split].append(record_id)

@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from lorabundle.core.errors import LorabundleError, NoSupervisedTokensError, RowError, TemplateError
+from lorabundle.core.errors import LorabundleError, NoSupervisedTokensError, RowError
 from lorabundle.core.files import writable, write_jsonl
 
 NUM_NAMED = 5  # rows that the error message names; the file has all
@@ -14,8 +15,7 @@ MAX_CHARACTERS, MAX_ITEMS, MAX_DEPTH = 200, 20, 5  # how much of a row the file 
 
 # cause -> the error to raise if all bad rows have this cause, and what to do. For other causes: RowError, `REMEDY`
 SPECIAL_CAUSES = {
-    "prompt_too_long": (NoSupervisedTokensError, "Raise data.max_length, or shorten or remove these rows"),
-    "control_token": (TemplateError, "Remove the control tokens from the text"),
+    "prompt_too_long": (NoSupervisedTokensError, "Raise data.max_length, or shorten or remove these rows")
 }
 REMEDY = "Fix or remove these rows"
 
@@ -40,7 +40,12 @@ class Quarantine:
     Args:
         path: file to list them all in; that of an earlier run is removed at once.
         on_error: "stop" or "quarantine".
+
+    Attributes:
+        hint: gives the sentences about the likely encoding of the user's file, for rows that are not UTF-8.
     """
+
+    hint: Callable[[], str] | None = None
 
     def __init__(self, path: Path, on_error: str):
         self.path, self.on_error = path, on_error
@@ -63,6 +68,8 @@ class Quarantine:
     def close(self, total: int) -> dict:
         """Write the file, if there are bad rows among `total`; returns the manifest's entry.
 
+        Rows that cannot be used because of their encoding come with a command that converts their file.
+
         Raises:
             RowError, or an error of `SPECIAL_CAUSES`: there are bad rows, and `on_error` is "stop" or there are no good ones.
         """
@@ -82,12 +89,13 @@ class Quarantine:
             remedies.append(
                 'To go on without these rows, set data.on_error to quarantine, in the config or with SET="data.on_error=quarantine"'
             )
+        if "not_utf8" in causes and self.hint is not None:
+            remedies.insert(0, self.hint())
         only_cause = min(causes) if len(causes) == 1 else ""
         error = SPECIAL_CAUSES[only_cause][0] if only_cause in SPECIAL_CAUSES else RowError
         more = f"; … (all are in {self.path})" if len(self.rows) > NUM_NAMED else f" (they are in {self.path})"
-        return error(
-            f"{len(self.rows)} of {total} rows cannot be used: {'; '.join(self.messages)}{more}. {'. '.join(remedies)}."
-        )
+        advice = ". ".join(remedy.rstrip(".") for remedy in remedies)
+        return error(f"{len(self.rows)} of {total} rows cannot be used: {'; '.join(self.messages)}{more}. {advice}.")
 
 
 def printable(value: Any, depth: int = 0) -> Any:

@@ -1,277 +1,375 @@
-"""A user's rows as records of one schema: what each column means, and which rows can be used.
+"""What the columns of a user's dataset mean: the table of known shapes, how one is detected, and what is said if none fits.
 
-A record is {"id", "group", "kind", "prompt", "completion"}. The last two are lists of messages: `prompt` is everything before
-the first assistant turn, `completion` is that turn and everything after it, up to the last assistant turn.
+Case, spaces, `_`, `-` and `.` in the names of columns do not matter.
 """
 
-import math
+import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+import yaml
 
-from lorabundle.core.config import Data
+from lorabundle.core.config import SPLIT_NAMES, Data
 from lorabundle.core.errors import ColumnError
-from lorabundle.core.files import sha256_bytes
 from lorabundle.data.file_formats import Row
-from lorabundle.data.quarantine import Quarantine, RowProblem
 
-SHAPES = {
-    "messages": {"messages": "messages"},
-    "sharegpt": {"system": "system", "messages": "conversations"},
-    "alpaca": {"system": "system", "prompt": "instruction", "context": "input", "completion": "output"},
-    "prompt/completion": {"system": "system", "prompt": "prompt", "completion": "completion"},
-    "prompt/response": {"system": "system", "prompt": "prompt", "completion": "response"},
-    "question/answer": {"system": "system", "prompt": "question", "context": "context", "completion": "answer"},
+SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt")
+TOOLS = ("tools", "functions")
+HISTORY = ("history",)
+CONTEXT = ("context", "passage")
+PROMPTS = ("prompt", "question", "query", "instruction", "input", "problem", "user", "human", "request", "user_input")
+COMPLETIONS = (
+    "completion",
+    "response",
+    "output",
+    "answer",
+    "solution",
+    "target",
+    "reply",
+    "assistant",
+    "chosen_response",
+    "gpt",
+    "bot",
+    "model_output",
+)
+# Shape -> {field: names of the columns that can hold it, the first that is there counts}. The first shape that fits is used. Where
+# a dataset has both a worked solution and a short answer (MATH), the solution is the text to learn.
+SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
+    "messages": {"system": SYSTEM, "tools": TOOLS, "messages": ("messages",)},
+    "sharegpt": {"system": SYSTEM, "tools": TOOLS, "messages": ("conversations",)},
+    "conversation": {
+        "system": SYSTEM,
+        "tools": TOOLS,
+        "messages": ("conversation", "dialogue", "dialog", "chat", "turns", "conversational"),
+    },
+    "alpaca": {
+        "system": SYSTEM,
+        "history": HISTORY,
+        "prompt": ("instruction",),
+        "context": ("input", *CONTEXT),
+        "completion": ("output",),
+    },
+    "dolly": {
+        "system": SYSTEM,
+        "history": HISTORY,
+        "prompt": ("instruction",),
+        "context": (*CONTEXT, "input"),
+        "completion": ("response",),
+    },
+    "prompt/completion": {
+        "system": SYSTEM,
+        "history": HISTORY,
+        "prompt": ("prompt",),
+        "context": CONTEXT,
+        "completion": ("completion",),
+    },
+    "prompt/response": {
+        "system": SYSTEM,
+        "history": HISTORY,
+        "prompt": ("prompt",),
+        "context": CONTEXT,
+        "completion": ("response",),
+    },
+    "question/solution": {
+        "system": SYSTEM,
+        "prompt": ("question", "problem"),
+        "context": CONTEXT,
+        "completion": ("solution",),
+    },
+    "question/answer": {"system": SYSTEM, "prompt": ("question",), "context": CONTEXT, "completion": ("answer",)},
+    "pair": {"system": SYSTEM, "history": HISTORY, "prompt": PROMPTS, "context": CONTEXT, "completion": COMPLETIONS},
 }
 LABELS = {"id": "id", "group": "group", "kind": "kind"}  # in any shape
-OPTIONAL = {"system", "context", *LABELS}  # a row may lack them
-MESSAGE_KEYS = {"from": "role", "value": "content"}  # ShareGPT's names -> ours
-ROLES = {"human": "user", "gpt": "assistant"}
-LONGEST = 100_000  # characters of a text: a longer cell is a complete document, or several rows read as one
-FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's control characters, except tab and newline
-SURROGATE = re.compile("[\ud800-\udfff]")
+OPTIONAL = {"system", "context", "history", "tools", "label", "split", *LABELS}  # a row may lack them
+# Words in names of columns that suggest a meaning: for the message only, never to decide
+HINTS = {
+    name: tuple(words.split())
+    for name, words in {
+        "prompt": "prompt question frage pregunta domanda vraag pergunta fråga pytanie вопрос 问题 問題 질문 instruction query input "
+        "anweisung source text title request user 指令 message",
+        "completion": "answer antwort respuesta risposta antwoord resposta réponse reponse svar odpowied ответ 回答 答案 답변 response "
+        "output completion target label summary translation reply ausgabe",
+        "context": "context kontext contexte contexto passage document article paragraph background",
+        "system": "system persona",
+    }.items()
+}
+PLAIN_NAME = re.compile(r"[\w.-]+")
+MOST_VALUES = 20  # distinct values of a column that are remembered
 
 
-def _clean(value: Any) -> str:
-    """A text with line feeds as line endings and without white space around it."""
-    if not isinstance(value, str):
-        raise PydanticCustomError(*_not_text(value))
-    text = value.replace("\r\n", "\n").replace("\r", "\n")
-    if found := SURROGATE.search(text):
-        raise PydanticCustomError(
-            "surrogate", f"has half a surrogate pair, U+{ord(found[0]):04X}, which is not a character"
-        )
-    if found := FORBIDDEN.search(text):
-        reason = f"has the control character U+{ord(found[0]):04X} at position {found.start()}"
-        raise PydanticCustomError("control_character", reason)
-    text = text.strip()
-    if not text:
-        raise PydanticCustomError("empty", "is empty")
-    if len(text) > LONGEST:
-        raise PydanticCustomError("too_long", f"has {len(text)} characters, more than {LONGEST}")
-    return text
+@dataclass
+class Column:
+    """What the rows have in one column: values by Python type, their total length as text, and the first few distinct ones."""
+
+    kinds: Counter = field(default_factory=Counter)
+    characters: int = 0
+    values: set = field(default_factory=set)
+    example: Any = None
+
+    def add(self, value: Any) -> None:
+        """Count a cell; one without a value counts for nothing."""
+        if value is None or value != value or value in ("", [], {}):
+            return
+        self.example = value if self.example is None else self.example
+        self.kinds[type(value).__name__] += 1
+        self.characters += len(value) if isinstance(value, str) else 0
+        if isinstance(value, str | int | float) and len(self.values) <= MOST_VALUES:
+            self.values.add(value if not isinstance(value, str) else value[:200])
+
+    @property
+    def rows(self) -> int:
+        """Number of rows with a value."""
+        return sum(self.kinds.values())
+
+    @property
+    def is_text(self) -> bool:
+        """Whether most values are texts that are not JSON lists."""
+        return self.kinds["str"] * 2 > self.rows and not self.is_json
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the values are JSON lists or objects, as text."""
+        return isinstance(self.example, str) and self.example.lstrip().startswith(("[{", "[ {", '{"', "[\n"))
+
+    @property
+    def holds_messages(self) -> bool:
+        """Whether the values are lists, or such lists as JSON text."""
+        return self.kinds["list"] * 2 > self.rows or self.is_json
 
 
-def _not_text(value: Any) -> tuple[str, str]:
-    """(cause, reason) for a value that is not text."""
-    if value is None:
-        return "null", "is null or missing"
-    if isinstance(value, float) and math.isnan(value):
-        return "nan", "is NaN (not a number), as missing values are often stored"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return "wrong_type", f"must be text, but is the number {value}"
-    return "wrong_type", f"must be text, but is a {type(value).__name__}"
+@dataclass(frozen=True)
+class Detection:
+    """What the columns mean.
+
+    Attributes:
+        shape: name of the shape; "data.columns" if the config says where prompt and completion are.
+        columns: {field: column}.
+        rows: number of rows that could be read.
+        fitting: how many of these have a value in every column that the shape needs.
+        unused: {column: number of rows with a value} of the columns that no field reads.
+    """
+
+    shape: str
+    columns: dict[str, str]
+    rows: int
+    fitting: int
+    unused: dict[str, int]
 
 
-def _label(value: Any) -> Any:
-    """An id, group or kind as text, if it is a number."""
-    return str(value) if isinstance(value, int | float) and not math.isnan(value) else value
-
-
-def _renamed(value: Any) -> Any:
-    """A message with ShareGPT's keys and roles renamed."""
-    if not isinstance(value, dict):
-        raise PydanticCustomError(
-            "wrong_type", f"must be a message with role and content, but is a {type(value).__name__}"
-        )
-    message = {MESSAGE_KEYS.get(key, key): item for key, item in value.items()}
-    role = message.get("role")
-    return message | {"role": ROLES.get(role, role) if isinstance(role, str) else role}
-
-
-def _listed(value: Any) -> Any:
-    if not isinstance(value, list):
-        raise PydanticCustomError("wrong_type", f"must be a list of messages, but is a {type(value).__name__}")
-    return value
-
-
-Text = Annotated[str, BeforeValidator(_clean)]
-Label = Annotated[Text, BeforeValidator(_label)]
-
-
-class Message(BaseModel):
-    """One turn."""
-
-    model_config = ConfigDict(frozen=True)  # other keys, such as a name or a weight, are left out
-
-    role: Literal["system", "user", "assistant"]
-    content: Text
-
-
-Messages = Annotated[list[Annotated[Message, BeforeValidator(_renamed)]], BeforeValidator(_listed)]
-
-
-class Record(BaseModel):
-    """A row of the dataset as every later stage reads it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: Label
-    group: Label
-    kind: Label
-    prompt: Messages
-    completion: Messages
-
-    @model_validator(mode="after")
-    def _roles_in_order(self) -> "Record":
-        roles = [message.role for message in self.prompt + self.completion]
-        turns = roles[1:] if roles[:1] == ["system"] else roles
-        if not turns or len(turns) % 2 or turns != ["user", "assistant"] * (len(turns) // 2):
-            shown = ", ".join(roles[:10]) + (", …" if len(roles) > 10 else "")
-            raise PydanticCustomError(
-                "roles",
-                "must have the roles user and assistant in turn, with assistant last, after an optional system message; "
-                f"it has {shown or 'no message'}",
-            )
-        return self
-
-
-TEXT, MESSAGES = TypeAdapter(Text), TypeAdapter(Messages)
-
-
-def columns_of(rows: Iterable[Row], settings: Data) -> tuple[str, dict[str, str]]:
-    """(name of the shape, {field: column}) of a dataset, with `data.columns` applied.
+def detect(rows: Iterable[Row], settings: Data) -> Detection:
+    """What the columns of a dataset mean, with `data.columns` applied.
 
     Raises:
-        ColumnError: no row has the columns of a known shape, or `data.columns` names one that no row has.
+        ColumnError: they fit no known shape, `data.columns` names one that no row has, or a group column puts all rows in one group.
+        RowProblem is never raised: rows that cannot be read are passed over here.
     """
-    present: dict[str, None] = {}  # in order of appearance
-    shape, fields = ("data.columns", {}) if settings.names_content else (None, {})
+    found: dict[str, Column] = {}  # in order of appearance
+    num_rows = num_read = 0
+    required_sets: Counter[frozenset] = Counter()
     for row in rows:
-        if isinstance(row.values, dict):
-            present |= dict.fromkeys(row.values)
-            if shape is None:
-                shape, fields = _shape_of(row.values)
-    absent = [column for column in settings.columns.values() if column and column not in present]
-    if absent:
-        found = f"has the columns {', '.join(present)}" if present else "has no row with columns"
-        raise ColumnError(f"data.columns names {absent[0]}, but {settings.source} {found}.")
-    if not present:
-        raise ColumnError(f"{settings.source} has no row with columns. Add rows, or name another file in data.source.")
-    if shape is None:
-        known = "; ".join(", ".join(_required(fields).values()) for fields in SHAPES.values())
+        num_read += 1
+        if isinstance(row.values, dict) and row.problem is None:
+            num_rows += 1
+            for name, value in row.values.items():
+                found.setdefault(name, Column()).add(value)
+            required_sets[frozenset(name for name, value in row.values.items() if value is not None)] += 1
+    if not found:
+        if num_read:
+            return Detection("unreadable", {}, 0, 0, {})  # every row has a problem, which the quarantine reports
+        raise ColumnError(f"{settings.source_name} has no rows. Add rows, or name another file.")
+    shape, fields = _explicit(found, settings) if settings.names_content else _shape(found, settings)
+    fields |= _labels(found, fields, settings)
+    fields = {name: column for name, column in fields.items() if column is not None}
+    _check_groups(found, fields, num_rows, settings)
+    needed = {column for name, column in fields.items() if name not in OPTIONAL}
+    fitting = sum(count for names, count in required_sets.items() if needed <= names)
+    used = set(fields.values())
+    unused = {name: column.rows for name, column in found.items() if name not in used and column.rows}
+    return Detection(shape, fields, num_rows, fitting, unused)
+
+
+def normal(name: str) -> str:
+    """A column's name without case, spaces and separators: "System Prompt" and "system_prompt" are one."""
+    return re.sub(r"[\s_.-]+", "", str(name)).casefold()
+
+
+def _column(names: Iterable[str], found: dict[str, Column], taken: Iterable[str] = ()) -> str | None:
+    """The column of the rows that has the first of these names."""
+    by_name = {normal(name): name for name in reversed(found) if name not in set(taken)}
+    return next((by_name[normal(name)] for name in names if normal(name) in by_name), None)
+
+
+def _named(column: str, found: dict[str, Column], settings: Data) -> str:
+    """The column that `data.columns` means: this very name, or one that differs in case and separators."""
+    if column in found:
+        return column
+    if (same := _column([column], found)) is not None:
+        return same
+    raise ColumnError(f"data.columns names {column}, but {settings.source_name} has the columns {', '.join(found)}.")
+
+
+def _explicit(found: dict[str, Column], settings: Data) -> tuple[str, dict[str, str | None]]:
+    """The fields that `data.columns` names, and the optional ones that the shape of these columns has besides."""
+    fields = {name: column and _named(column, found, settings) for name, column in settings.columns.items()}
+    optional = {"system": SYSTEM, "tools": TOOLS}
+    if "messages" not in fields:
+        optional |= {"history": HISTORY, "context": CONTEXT}
+        for shape in SHAPES.values():
+            prompt = _column(shape.get("prompt", ()), found)
+            if prompt and prompt == fields.get("prompt") and _fits(shape, found):
+                optional["context"] = shape["context"]
+                break
+    for name, names in optional.items():
+        if name not in fields:
+            fields[name] = _column(names, found, [column for column in fields.values() if column])
+    return "data.columns", fields
+
+
+def _fits(shape: dict[str, tuple[str, ...]], found: dict[str, Column]) -> bool:
+    return all(_column(names, found) for name, names in shape.items() if name not in OPTIONAL)
+
+
+def _shape(found: dict[str, Column], settings: Data) -> tuple[str, dict[str, str | None]]:
+    """(name, fields) of the first shape that fits, with what `data.columns` says of the optional ones."""
+    _refuse_preferences(found, settings)
+    _refuse_trees(found, settings)
+    for shape, names in SHAPES.items():
+        fields: dict[str, str | None] = {}
+        for name, accepted in names.items():
+            if name not in OPTIONAL:
+                fields[name] = _column(accepted, found, [column for column in fields.values() if column])
+        if None in fields.values() or not all(_suits(name, found[column]) for name, column in fields.items()):
+            continue
+        for name, accepted in names.items():
+            if name in OPTIONAL:
+                fields[name] = _column(accepted, found, [column for column in fields.values() if column])
+        return shape, fields | {
+            name: column and _named(column, found, settings) for name, column in settings.columns.items()
+        }
+    raise _no_shape(found, settings)
+
+
+def _suits(name: str, column: Column) -> bool:
+    """Whether a column's values can be what the field means: lists for messages, anything for the others."""
+    return column.holds_messages if name == "messages" else True
+
+
+def _labels(found: dict[str, Column], fields: dict, settings: Data) -> dict[str, str | None]:
+    """The label columns, which any shape can have, unless `data.columns` says otherwise."""
+    used = [column for column in fields.values() if column]
+    labels = {name: _column([column], found, used) for name, column in LABELS.items()}
+    split = _column(["split"], found, used)
+    if split and any(str(value).strip().lower() in SPLIT_NAMES for value in found[split].values):
+        labels["split"] = split
+    label = _column(["label"], found, used)
+    if label and set(found[label].kinds) == {"bool"} and "completion" in fields:  # TRL's and KTO's form
+        labels["label"] = label
+    stated = {name: column for name, column in settings.columns.items() if name in {*LABELS, "split", "label"}}
+    return labels | {name: column and _named(column, found, settings) for name, column in stated.items()}
+
+
+def _check_groups(found: dict[str, Column], fields: dict, num_rows: int, settings: Data) -> None:
+    group = fields.get("group")
+    if group and num_rows > 1 and found[group].rows == num_rows and len(found[group].values) == 1:
         raise ColumnError(
-            f"{settings.source} has the columns {', '.join(present)}, which fit none of the known shapes: {known}. "
-            f"Rename the columns, or say in data.columns what they mean, in the config or with "
-            f'SET="data.columns.prompt=my_column data.columns.completion=my_other_column".'
+            f"{settings.source_name}: column {group} has the same value, {str(min(found[group].values))!r}, in all {num_rows} rows. Rows of "
+            f"one group stay in one split, so there would be only one. If this column does not say which rows belong together, leave it "
+            f'out with SET="data.columns.group=null".'
         )
-    fields = LABELS | fields | settings.columns
-    return shape, {field: column for field, column in fields.items() if column in present}
 
 
-def _shape_of(values: dict) -> tuple[str | None, dict[str, str]]:
-    """(name, {field: column}) of the first shape whose required columns a row has; (None, {}) if there is none."""
-    for name, fields in SHAPES.items():
-        if set(_required(fields).values()) <= set(values):
-            return name, fields
-    return None, {}
-
-
-def _required(fields: dict[str, str]) -> dict[str, str]:
-    return {field: column for field, column in fields.items() if field not in OPTIONAL}
-
-
-def build(rows: Iterable[Row], fields: dict[str, str], quarantine: Quarantine) -> Iterator[tuple[Row, dict]]:
-    """Each row that can be used, with its record; the others go to `quarantine`."""
-    seen: set[str] = set()
-    for row in rows:
-        try:
-            if row.problem:
-                raise row.problem
-            record = _record(row, fields)
-        except RowProblem as problem:
-            quarantine.add(row.where, problem, row.values)
-            continue
-        yield row, record | {"id": _unique_id(record["id"], seen)}
-
-
-def check_built(built: Iterable[dict], quarantine: Quarantine) -> Iterator[tuple[Row, dict]]:
-    """As `build`, for records built by this package, which are named by their ids."""
-    for record in built:
-        row = Row(record["id"], record["id"], record)
-        try:
-            yield row, _checked(record)
-        except RowProblem as problem:
-            quarantine.add(row.where, problem, record)
-
-
-def _checked(record: dict) -> dict:
-    try:
-        return Record.model_validate(record).model_dump()
-    except ValidationError as error:
-        raise _problem(error) from error
-
-
-def _record(row: Row, fields: dict[str, str]) -> dict:
-    values = {field: row.values.get(column) for field, column in fields.items()}
-    missing = [column for column in _required(fields).values() if column not in row.values]
-    if missing:
-        raise RowProblem("missing", "is missing", missing[0])
-    values = {field: value for field, value in values.items() if field not in OPTIONAL or not _is_absent(value)}
-    if "messages" in values:
-        turns = _validated(MESSAGES, values["messages"], fields["messages"])
+def _refuse_preferences(found: dict[str, Column], settings: Data) -> None:
+    """Preference pairs need another way of training; what can be learnt here is the better answer."""
+    chosen = _column(["chosen", "accepted", "preferred"], found)
+    if not chosen or not _column(["rejected", "dispreferred"], found):
+        return
+    prompt = _column((*PROMPTS, "messages", "conversations"), found, [chosen])
+    if found[chosen].kinds["list"] and _opens_with_user(found[chosen].example):
+        line = suggestion({"messages": chosen})
+    elif prompt:
+        line = suggestion({"prompt": prompt, "completion": chosen})
     else:
-        turns = _turns(values, fields)
-    if "system" in values:
-        turns = [Message(role="system", content=_validated(TEXT, values["system"], fields["system"])), *turns]
-    num_prompt_turns = next((index for index, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
-    messages = [turn.model_dump() for turn in turns]
-    prompt, completion = messages[:num_prompt_turns], messages[num_prompt_turns:]
-    labels = {"id": row.key, "group": sha256_bytes(repr(prompt).encode())[:16], "kind": "all"}
-    labels |= {field: value for field, value in values.items() if field in LABELS}
-    try:
-        return _checked(labels | {"prompt": prompt, "completion": completion})
-    except RowProblem as problem:  # with a label, or with the order of the roles
-        column = fields.get(problem.column) or fields.get("messages") or fields["completion"]
-        raise RowProblem(problem.cause, problem.reason, column) from problem
+        raise ColumnError(
+            f"{settings.source_name} has preference pairs ({chosen} and a rejected answer) in which prompt and answer are one text. They "
+            f"cannot be told apart safely: write them into two columns, prompt and completion."
+        )
+    raise ColumnError(
+        f"{settings.source_name} has preference pairs, which supervised fine-tuning cannot learn from as pairs. To train on the chosen "
+        f"answers: {line}."
+    )
 
 
-def _turns(values: dict, fields: dict[str, str]) -> list[Message]:
-    """The messages of a row with a prompt and a completion. Each of the two may be text or a list of messages."""
-    turns = []
-    for field, role in (("prompt", "user"), ("completion", "assistant")):
-        if isinstance(values[field], list):
-            turns += _validated(MESSAGES, values[field], fields[field])
-            continue
-        text = _validated(TEXT, values[field], fields[field])
-        if field == "prompt" and "context" in values:
-            text = f"{text}\n\n{_validated(TEXT, values['context'], fields['context'])}"
-        turns.append(Message(role=role, content=text))
-    return turns
+def _opens_with_user(value: Any) -> bool:
+    first = value[0] if isinstance(value, list) and value else {}
+    return isinstance(first, dict) and first.get("role", first.get("from")) not in ("assistant", "gpt")
 
 
-def _is_absent(value: Any) -> bool:
-    """Whether an optional cell is empty: blank, null or NaN."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+def _refuse_trees(found: dict[str, Column], settings: Data) -> None:
+    prompt = _column(["prompt"], found)
+    is_tree = prompt and isinstance(found[prompt].example, dict) and "replies" in found[prompt].example
+    if is_tree or {"parentid", "messageid"} <= set(map(normal, found)):
+        raise ColumnError(
+            f"{settings.source_name} holds trees of messages, in which a message has several replies, so there is no one response to "
+            f"learn. Choose a path through each tree, and write it as a list of messages in a column called messages."
+        )
 
 
-def _validated(adapter: TypeAdapter, value: Any, column: str) -> Any:
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise _problem(error, column) from error
+def _no_shape(found: dict[str, Column], settings: Data) -> ColumnError:
+    """The error about columns that fit nothing, with the line that would say what they mean."""
+    described = ", ".join(f"{name} ({_most_frequent(column)})" for name, column in found.items())
+    guess = guess_fields(found)
+    if {"prompt", "completion"} <= set(guess):
+        return ColumnError(
+            f"{settings.source_name} has the columns {described}, and their names do not say which is the prompt and which the response. "
+            f"If this is right, add it to the command: {suggestion(guess)}."
+        )
+    texts = [name for name, column in found.items() if column.is_text]
+    if len(texts) == 1:
+        return ColumnError(
+            f"{settings.source_name} has only the text column {texts[0]} ({described}). Only responses are learnt here, and nothing says "
+            f"which part of that text is the response. Write the prompt and the response into two columns, prompt and completion."
+        )
+    return ColumnError(
+        f"{settings.source_name} has the columns {described}, and none of them can be a response. Rows need a prompt and a response as "
+        f"text (columns prompt and completion), or a list of messages (column messages)."
+    )
 
 
-def _problem(error: ValidationError, column: str = "") -> RowProblem:
-    """The first problem that pydantic found, with the place within the column: messages[2].content."""
-    first = error.errors(include_url=False)[0]
-    for part in first["loc"]:
-        column += f"[{part}]" if isinstance(part, int) else f".{part}" if column else part
-    if first["type"] == "literal_error":
-        return RowProblem("roles", f"must be one of {first['ctx']['expected']}", column)
-    if first["type"] == "missing":
-        return RowProblem("missing", "is missing", column)
-    return RowProblem(first["type"], first["msg"], column or None)
+def _most_frequent(column: Column) -> str:
+    words = {"str": "text", "dict": "object", "int": "number", "float": "number", "bool": "boolean", "bytes": "bytes"}
+    kind = column.kinds.most_common(1)[0][0] if column.kinds else "empty"
+    return words.get(kind, kind)
 
 
-def _unique_id(record_id: str, seen: set[str]) -> str:
-    """An id that no earlier row has: repeated ids get a number."""
-    unique, number = record_id, 1
-    while unique in seen:
-        number += 1
-        unique = f"{record_id}#{number}"
-    seen.add(unique)
-    return unique
+def guess_fields(found: dict[str, Column]) -> dict[str, str]:
+    """A guess of what columns mean that have unusual names: by words in their names, then by their order. For messages only."""
+    texts = [name for name, column in found.items() if column.is_text and len(column.values) > 1]
+    guess: dict[str, str] = {}
+    for name in ("completion", "prompt", "context", "system"):
+        hits = [
+            (normal(column).find(word), column) for word in HINTS[name] for column in texts if word in normal(column)
+        ]
+        free = [column for _, column in hits if column not in guess.values()]
+        if free:
+            guess[name] = free[0]
+    if found and "system" not in guess:
+        constant = [name for name in found if found[name].is_text and name not in guess.values()]
+        system = next((name for name in constant if any(word in normal(name) for word in HINTS["system"])), None)
+        guess |= {"system": system} if system else {}
+    left = [name for name in texts if name not in guess.values()]
+    for name in ("prompt", "completion"):
+        if name not in guess and left:
+            guess[name] = left.pop(0)
+    order = ("prompt", "completion", "context", "system")
+    return {name: guess[name] for name in order if name in guess}
+
+
+def suggestion(fields: dict[str, str]) -> str:
+    """What sets `data.columns` to these: words for the command line, or a line for a config if a name does not go there."""
+    if all(PLAIN_NAME.fullmatch(column) and yaml.safe_load(column) == column for column in fields.values()):
+        return f'SET="{" ".join(f"data.columns.{name}={column}" for name, column in fields.items())}"'
+    inside = ", ".join(f"{name}: {json.dumps(column, ensure_ascii=False)}" for name, column in fields.items())
+    return f"in a config, below data: `columns: {{{inside}}}`"

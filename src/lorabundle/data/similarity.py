@@ -8,6 +8,9 @@ Candidates come from MinHash signatures and locality-sensitive hashing (Broder 1
 Datasets, ch. 3). If many texts share a template, thousands of them collide; then candidates come from the texts' rarest
 shingles (prefix and positional filtering, Xiao et al. 2008, "Efficient similarity joins for near duplicate detection"). For
 each candidate, the exact similarity of the shingle sets decides. Only hashes of the shingles are in memory, 8 bytes each.
+
+What many texts have in common, such as a long instruction before each message, says nothing about whether two of them are alike:
+it is left out of the sets.
 """
 
 import math
@@ -26,6 +29,12 @@ SEED = 1  # of the permutations: any fixed number
 MISSED = 1e-3  # largest share of the pairs exactly at the threshold that may be missed; of closer pairs it is far less
 SHINGLE = 3  # tokens
 COLLISIONS = 1000  # a text that shares bands with more texts than this is looked up by its rarest shingles
+# A shingle in more texts than this, and in more than this share of them, is frequent. With five instruction templates in equal parts,
+# each has 20 % of the texts; 5 % leaves room for more. Up to ten near copies of one text are never taken for a template.
+FREQUENT_TEXTS, FREQUENT_PART = 10, 0.05
+# So many frequent shingles in a text are a template's. With fewer, two texts that differ elsewhere are not near at a threshold of 0.8:
+# one other word is three other shingles, and 23 / (23 + 3 + 3) is 0.79.
+TEMPLATE = 24
 CROWD = 100  # a text with this many near ones is not compared with later texts, or n copies would cost n * n / 2 comparisons
 
 # Han, kana, Hangul, Thai, Lao, Myanmar, Khmer
@@ -52,6 +61,27 @@ def hashed(shingle_set: Iterable[str]) -> np.ndarray:
     """A set of shingles as a sorted array of 64-bit hashes. A million shingles have equal ones in less than 1 of 10^7 cases."""
     digests = b"".join(sha1(shingle.encode()).digest()[:8] for shingle in shingle_set)
     return np.sort(np.frombuffer(digests, dtype="<u8"))
+
+
+def frequent_shingles(sets: list[np.ndarray]) -> np.ndarray:
+    """The shingles that so many of these sets have that they can be a template's, sorted.
+
+    Args:
+        sets: shingles of distinct texts, as `hashed` gives them.
+    """
+    if not sets:
+        return np.array([], dtype="<u8")
+    members, frequency = np.unique(np.concatenate(sets), return_counts=True)
+    return members[frequency > max(FREQUENT_TEXTS, FREQUENT_PART * len(sets))]
+
+
+def without_template(shingle_set: np.ndarray, frequent: np.ndarray) -> np.ndarray:
+    """A set without its frequent shingles, if they are so many that they are a template. Both are sorted."""
+    if not len(frequent):
+        return shingle_set
+    places = np.searchsorted(frequent, shingle_set).clip(max=len(frequent) - 1)
+    is_frequent = frequent[places] == shingle_set
+    return shingle_set[~is_frequent] if is_frequent.sum() >= TEMPLATE else shingle_set
 
 
 def jaccard(one: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
@@ -83,11 +113,15 @@ def near_pairs(sets: list[np.ndarray], threshold: float) -> list[Pair]:
     proportion to its size. At a threshold of 1.0 only equal texts are near, and here all texts are different.
 
     Args:
-        sets: shingles of distinct texts, as `hashed` gives them.
+        sets: shingles of distinct texts, as `hashed` gives them; an empty one is near to none.
         threshold: above 0.
     """
-    if threshold >= 1 or len(sets) < 2:
+    numbers = [index for index, members in enumerate(sets) if len(members)]
+    if threshold >= 1 or len(numbers) < 2:
         return []
+    if len(numbers) < len(sets):
+        pairs = near_pairs([sets[index] for index in numbers], threshold)
+        return [(numbers[earlier], numbers[later], similarity) for earlier, later, similarity in pairs]
     shared = _shared_bands(sets, threshold)
     members: dict[int, list[int]] = defaultdict(list)
     searched: list[int] = []  # sets that later ones are compared with

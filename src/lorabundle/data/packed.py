@@ -1,0 +1,118 @@
+"""Compressed files: opened as what they hold, with a limit on what they may unpack to."""
+
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+from lorabundle.core.errors import MalformedInputError
+
+# Text of real datasets packs to a tenth or a twentieth; a file of one repeated letter to a thousandth
+SMALL = 1 << 28  # bytes: up to here (268 MB) any file may unpack
+MOST_TIMES = 100  # beyond, a file may unpack to this many times its size
+
+MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\x00": ".xz", b"BZh": ".bz2"}
+DAMAGED = (EOFError, OSError, lzma.LZMAError, zstandard.ZstdError)  # what the libraries raise for a damaged file
+
+
+def _open_zst(path: Path) -> BinaryIO:
+    return zstandard.open(path, "rb")
+
+
+OPENERS = {".gz": gzip.open, ".zst": _open_zst, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+class _Limited(io.RawIOBase):
+    """A file that refuses to unpack to more than `limit` bytes."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self.file, self.path, self.read_so_far = file, path, 0
+        self.limit = max(SMALL, MOST_TIMES * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        try:
+            content = self.file.read(len(buffer))
+        except DAMAGED as error:
+            raise MalformedInputError(
+                f"{self.path} is damaged or is not a {self.path.suffix} file: it cannot be unpacked ({error}). Copy or download it again."
+            ) from error
+        self.read_so_far += len(content)
+        if self.read_so_far > self.limit:
+            raise too_large(self.path, self.limit)
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def too_large(path: Path, limit: int) -> MalformedInputError:
+    """The error about a file that unpacks to an absurd size."""
+    return MalformedInputError(
+        f"{path} has {path.stat().st_size:,} bytes and unpacks to more than {limit:,}, which no real dataset does. If it is yours and "
+        f"meant to be so large, unpack it yourself and name the unpacked file."
+    )
+
+
+def packed_suffix(path: Path) -> str:
+    """The suffix of a compressed file, `.gz` of mine.csv.gz; none if the name says that it is not compressed."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in OPENERS else ""
+
+
+@contextlib.contextmanager
+def open_unpacked(path: Path) -> Iterator[io.BufferedReader]:
+    """The file's bytes, unpacked as its name says; they can be read once, from the start.
+
+    Raises:
+        MalformedInputError: it is damaged, or unpacks to an absurd size.
+    """
+    suffix = packed_suffix(path)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(OPENERS[suffix](path) if suffix else path.open("rb"))
+        yield stack.enter_context(io.BufferedReader(_Limited(file, path) if suffix else file, 1 << 16))
+
+
+@contextlib.contextmanager
+def open_seekable(path: Path) -> Iterator[BinaryIO]:
+    """As `open_unpacked`, for formats whose reader jumps about: a compressed file is unpacked to a temporary one."""
+    if not packed_suffix(path):
+        with path.open("rb") as file:
+            yield file
+        return
+    with open_unpacked(path) as packed, tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(packed, file)
+        file.seek(0)
+        yield file
+
+
+def check_zip(path: Path, file: BinaryIO) -> None:
+    """Refuse a zip archive, as XLSX files are, that is damaged or unpacks to an absurd size. Its directory has the sizes.
+
+    Raises:
+        MalformedInputError: it is.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise MalformedInputError(
+            f"{path} is damaged or is not an XLSX file: {error}. Open it in a spreadsheet program, and save it again as .xlsx or .csv."
+        ) from error
+    limit = max(SMALL, MOST_TIMES * path.stat().st_size)
+    if unpacked > limit:
+        raise too_large(path, limit)
+    file.seek(0)

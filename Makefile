@@ -33,13 +33,19 @@ SHELL = /bin/bash
 # quoted(text): the text as one word of a shell command
 quoted = '$(subst ','\'',$(1))'
 
-# DATA=FILE is short for SET="data.source=FILE run=<the file's name>", which SET itself may override.
+# DATA=FILE is short for SET="data.source=FILE run=<the file's name>", which SET itself may override. Several words are a list.
 # NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch.
-$(if $(word 2,$(DATA)),$(error config: error: make cannot use a file name with spaces: DATA is '$(DATA)'. Rename the file, or make a link to it: ln -s "$(DATA)" mine.csv))
-$(if $(or $(wildcard $(DATA)),$(filter data.revision=%,$(SET))),,$(if $(DATA),$(error config: error: there is no file $(DATA). Name a data file; \
-	or a dataset on the hub together with its commit: DATA=owner/name SET="data.revision=<40 digits>")))
-file_name = $(shell basename -- $(call quoted,$(1)) | LC_ALL=C sed -E 's/\.(gz|zst|xz|bz2)$$//; s/(.)\.[A-Za-z0-9]+$$/\1/; s/[^A-Za-z0-9._-]/-/g; s/^[^A-Za-z0-9]+//')
-override SET := $(strip $(if $(DATA),data.source=$(DATA) run=$(call file_name,$(DATA))) $(SET) $(NUMERICS:%=numerics=%))
+comma := ,
+exists = $(shell set +f; ls -d $(1) 2> /dev/null | head -n 1)
+named = $(shell test -e $(call quoted,$(1)) && echo yes)
+$(if $(word 2,$(DATA)),$(if $(call named,$(DATA)),$(error config: error: make cannot use a file name with spaces: DATA is '$(DATA)'. \
+	Rename the file, or make a link to it: ln -s "$(DATA)" mine.csv)))
+$(foreach word,$(DATA),$(if $(or $(call named,$(word)),$(call exists,$(word)),$(filter data.revision=%,$(SET))),,$(error config: error: there is \
+	no file $(word). Name data files or a folder; or a dataset on the hub together with its commit: DATA=owner/name SET="data.revision=<40 digits>")))
+clean_name = $(shell basename -- $(call quoted,$(1)) | LC_ALL=C sed -E 's/\.(gz|zst|xz|bz2)$$//; s/(.)\.[A-Za-z0-9]+$$/\1/; s/[^A-Za-z0-9._-]/-/g; s/^[^A-Za-z0-9]+//')
+file_name = $(or $(call clean_name,$(firstword $(1))),$(call clean_name,$(patsubst %/,%,$(dir $(firstword $(1))))))
+data_source = $(if $(word 2,$(1)),[$(subst $() ,$(comma),$(strip $(1)))],$(1))
+override SET := $(strip $(if $(DATA),data.source=$(call data_source,$(DATA)) run=$(call file_name,$(DATA))) $(SET) $(NUMERICS:%=numerics=%))
 
 # The settings that name files and folders. setting(key)
 SETTINGS := $(shell set -f; set -- $(call quoted,$(SET)); docker/read_config.sh $(call quoted,$(CONFIG)) $$1)
@@ -50,7 +56,7 @@ plain = $(if $(or $(findstring /,$(1)),$(filter .%,$(1))),unnamed,$(or $(1),unna
 RUN := outputs/$(call plain,$(call setting,run))
 MODEL := data/models/$(call plain,$(call setting,model.name))
 # The user's own files that a run reads: a dataset, a local model
-OWN_DATA := $(wildcard $(call setting,data.source))
+OWN_DATA := $(subst ",,$(subst ',,$(subst {, ,$(subst }, ,$(subst [, ,$(subst ], ,$(subst :, ,$(subst $(comma), ,$(foreach key,source splits splits.train splits.val splits.test,$(call setting,data.$(key)))))))))))
 OWN_MODEL := $(if $(filter local,$(call setting,model.source)),$(wildcard $(call setting,model.path)/*))
 # What the submission packs of the project itself
 SOURCE := $(shell set -f; list=src/lorabundle/submission/source_tree.txt; \
@@ -89,7 +95,7 @@ help:
 	@sed -n 's/^## \([a-z-]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 	@echo
 	@echo "Variables (make all CONFIG=config/smoke.yaml ENGINE=venv):"
-	@echo "  DATA=FILE       data of your own; the run takes the file's name (make all DATA=data/mine.csv)"
+	@echo "  DATA=FILE       data of your own: a file, a folder, several files or a glob in quotes; the run takes its name (make all DATA=data/mine.csv)"
 	@echo "  CONFIG=FILE     settings of the run (default config/default.yaml)"
 	@echo "  SET=\"K=V ...\"   override settings, for example SET=\"run=try train.learning_rate=1e-4\" (no spaces in a value)"
 	@echo "  ENGINE=NAME     docker, podman or venv; auto (default) uses a container engine if one answers, else venv"
@@ -189,6 +195,13 @@ data/processed/.settings: $(call section,model data) FORCE
 	@mkdir -p $(@D)
 	@cat $(call section,model data) | cmp -s - $@ || cat $(call section,model data) > $@
 
+# The user's own data files, with sizes and times: changes when one is added, removed or changed. (make itself does not look into folders.)
+$(RUN)/.own_data: FORCE
+	@mkdir -p $(@D)
+	@set +f; find -L $(OWN_DATA) -type f -exec ls -ln {} + 2> /dev/null | LC_ALL=C sort > $@.new || true
+	@if cmp -s $@.new $@ && test -z "$$(set +f; find -L $(OWN_DATA) -type f -newer $@ 2> /dev/null | head -n 1)"; then \
+		rm $@.new; else mv $@.new $@; fi
+
 reports/.run: FORCE
 	@mkdir -p $(@D)
 	@echo $(RUN) | cmp -s - $@ || echo $(RUN) > $@
@@ -199,7 +212,7 @@ $(STAGES)/fetch.json: $(call code,fetch,model data) $(call section,model data) $
 		$(call missing,fetch) | $(environment)
 	@NETWORK=1 $(call stage,fetch)
 
-$(STAGES)/preprocess.json: $(call code,preprocess,model data) $(call section,model data) $(OWN_DATA) $(STAGES)/fetch.json \
+$(STAGES)/preprocess.json: $(call code,preprocess,model data) $(call section,model data) $(RUN)/.own_data $(STAGES)/fetch.json \
 		data/processed/.settings $(call missing,preprocess)
 	@$(call stage,preprocess)
 

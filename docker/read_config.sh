@@ -27,7 +27,7 @@ done
     for override in "${@:2}"; do echo "SET $override"; done
 } | awk '
     BEGIN {
-        count = split("run numerics model.name model.source model.path data.source", wanted)
+        count = split("run numerics model.name model.source model.path data.source data.splits data.splits.train data.splits.val data.splits.test", wanted)
         for (i = 1; i <= count; i++) known[wanted[i]] = 1
     }
     function plain(value) { # without a comment, quotes, and the ways to write null
@@ -35,11 +35,14 @@ done
         if (value ~ /^"/) { sub(/^"/, "", value); sub(/".*/, "", value) }
         else if (value ~ /^\047/) { sub(/^\047/, "", value); sub(/\047.*/, "", value) }
         else { sub(/[ \t]+#.*/, "", value); sub(/^#.*/, "", value); sub(/[ \t]+$/, "", value); if (value == "null" || value == "~") value = "" }
+        if (value ~ /^[[{]/) gsub(/[ \t]+/, "", value) # a list or map on one line: make splits at spaces
         return value
     }
     function note(key, value) { if (key in known) own[key] = plain(value) }
     function merge(  key) { # as core/config_file.py does: a model of other origin has a name and a path of its own
         if ("model.source" in own || "model.path" in own) { delete all["model.name"]; if ("model.source" in own) delete all["model.path"] }
+        if ("data.source" in own) delete all["data.splits"]
+        if ("data.splits" in own) delete all["data.source"]
         for (key in own) { all[key] = own[key]; delete own[key] }
         section = ""
     }

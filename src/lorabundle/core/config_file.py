@@ -6,6 +6,8 @@ key; a value that is a map itself (`data.tasks`, `data.columns`) replaces the in
 
 import argparse
 import difflib
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def load_config(path: Path, overrides: list[str] = ()) -> Config:
     settings: dict = {}
     for layer in chain:
         settings = _merged(settings, layer)
-    _drop_described(settings, {tuple(override.partition("=")[0].split(".")) for override in overrides})
+    _drop_described(settings, {tuple(override.partition("=")[0].split(".")[:2]) for override in overrides})
     for override in overrides:
         _apply_override(settings, override)
     where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
@@ -91,8 +93,11 @@ def check_as_make_reads(config: Config, path: Path, read: list[str]) -> None:
         raise ConfigError(
             f"{path}: make cannot use a file name or run name with spaces, and one ends in {cut_off[0]!r}. Use a name without spaces."
         )
+    _check_own_files(config, path, dict(statement.split("=", 1) for statement in read))
     for statement in read:
         key, _, value = statement.partition("=")
+        if key.startswith("data."):
+            continue
         setting: Any = config
         for part in key.split("."):
             setting = getattr(setting, part)
@@ -100,6 +105,28 @@ def check_as_make_reads(config: Config, path: Path, read: list[str]) -> None:
             raise ConfigError(
                 f"{path}: {key} is {setting!r}, but make, which reads a few settings before Python runs, finds {value!r}. Write each "
                 f"setting on a line of its own, `key: value`, with the keys of a section indented below its name."
+            )
+
+
+def _check_own_files(config: Config, path: Path, read: dict[str, str]) -> None:
+    """Refuse names of data files that make has not read, because it would not notice that such a file changes."""
+    words = {
+        word for key, value in read.items() if key.startswith("data.") for word in re.split(r"[\[\]{},:'\"]+", value)
+    }
+    for name in config.data.paths:
+        if name not in words:
+            odd = re.compile(r"[^\w./-]+")
+            plain = odd.sub("-", Path(name).stem).strip("-") + Path(name).suffix
+            folder = Path("data") if odd.search(Path(name).parent.as_posix()) else Path(name).parent
+            reason = (
+                f"its name has characters other than letters, digits, '.', '_', '-' and '/'. Copy it, and name the copy: "
+                f"cp -r {shlex.quote(name)} {folder / plain}"
+                if odd.search(name)
+                else "make reads a few settings before Python runs. Write `source: file`, `source: [one, two]` or `splits: {train: file}` "
+                "on one line, indented below `data:`"
+            )
+            raise ConfigError(
+                f"{path}: make cannot follow the data file {name}, so a change of it would go unnoticed: {reason}."
             )
 
 

@@ -7,8 +7,13 @@ from lorabundle.model.prompts import IGNORE_INDEX
 
 
 def reference(row: dict) -> str:
-    """The dataset's answer to the row's prompt."""
-    return row["completion"][0]["content"]
+    """The dataset's answer that the generated one is compared with: that of the last assistant turn."""
+    return row["completion"][-1]["content"]
+
+
+def turns_before(row: dict) -> list[dict]:
+    """What the generated answer answers to: all turns before the last assistant turn, the dataset's answers among them."""
+    return [*row["prompt"], *row["completion"][:-1]]
 
 
 def token_baselines(train_rows: list[dict], test_rows: list[dict], vocab_size: int) -> dict:

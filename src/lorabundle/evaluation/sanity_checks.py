@@ -31,7 +31,7 @@ def find_mistakes(
         model: the base model that was scored.
         tokenizer: from the model's folder.
     """
-    expected = [prompts.encode(tokenizer, row["prompt"], row["completion"]) for row in rows]
+    expected = [prompts.encode(tokenizer, row["prompt"], row["completion"], prompts.tools_of(row)) for row in rows]
     checks = (
         _padding_in_labels(rows, expected, tokenizer),
         _labels_shifted(rows),

@@ -36,6 +36,11 @@ def unpacked(message: dict) -> dict:
     return {key: value for key, value in message.items() if key != "extra"} | extra
 
 
+def tools_of(row: dict) -> list | None:
+    """The definitions of tools in a row of a split, which has them as JSON text."""
+    return json.loads(row["tools"]) if row.get("tools") else None
+
+
 def encode_prompt(tokenizer, prompt: list[dict], tools: list | None = None) -> list[int]:
     """Token ids of a prompt, up to and including the template's start of the assistant's turn.
 

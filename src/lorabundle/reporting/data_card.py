@@ -6,6 +6,7 @@ from lorabundle.reporting.page import Block, Code, Inline, Line, Paragraph, Stro
 
 MANIFEST = "manifest.json"
 COLUMNS = ("prompt", "completion")
+MOST_FILES = 10  # that the table names
 DEGREES = ("exact", "near")
 
 
@@ -15,7 +16,7 @@ def data_card(manifest: Fields) -> list[Block]:
         source_table(manifest),
         rows_table(manifest),
         splits_table(manifest),
-        Paragraph("Rows with equal or similar texts form a group. No group is in two splits."),
+        Paragraph(split_sentence(manifest)),
         kinds_table(manifest.part("splits")),
         lengths_table(manifest.part("lengths")),
         *duplicates(manifest.part("duplicates")),
@@ -32,12 +33,25 @@ def source_table(manifest: Fields) -> Table:
     licences: list[Inline] = []
     for number, (name, licence) in enumerate(manifest.part("licences").items()):
         licences += [*([", "] if number else []), Code(name), " ", Code(str(licence))]
+    files = form.get("files", [])
     rows: list[list[Line]] = [
         ["Source", Code(manifest.text("source"))],
+        *([["File" if number == 0 else "", str(file)] for number, file in enumerate(files[:MOST_FILES])]),
         ["Format", shape],
         ["Licences", licences or "unknown: the data states none"],
     ]
     return Table("Source", MANIFEST, ["Fact", "Value"], rows, text_columns=2)
+
+
+def split_sentence(manifest: Fields) -> str:
+    """How the rows came into their splits."""
+    own = [str(name) for name in manifest["own_splits"]]
+    if not own:
+        return "Rows with equal or similar texts form a group. No group is in two splits."
+    return (
+        f"The data itself says which rows are {' and '.join(own)}; they were kept so. Other splits were cut from train by groups of "
+        f"equal or similar rows. Training rows that were equal or similar to held-out ones were removed."
+    )
 
 
 def rows_table(manifest: Fields) -> Table:
@@ -50,6 +64,8 @@ def rows_table(manifest: Fields) -> Table:
     rows += [[["of these: ", Code(cause)], causes.number(cause, "{:,}")] for cause in causes]
     dropped = manifest.part("dropped")
     rows += [[f"Dropped: {cause.replace('_', ' ')}", dropped.number(cause, "{:,}")] for cause in dropped]
+    for note in manifest["notes"]:
+        rows.append([["Note: ", note.text("note")], note.number("rows", "{:,}")])
     used = sum(manifest.part("splits").part(name)["examples"] for name in SPLITS)
     rows.append(["In the splits", f"{used:,}"])
     return Table("What became of the rows", MANIFEST, ["Rows", "Number"], rows)

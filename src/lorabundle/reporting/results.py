@@ -9,7 +9,9 @@ from collections import Counter
 from lorabundle.core.config import Config
 from lorabundle.core.errors import MalformedInputError
 from lorabundle.core.strict_json import Fields
+from lorabundle.evaluation.labels import OTHER, confusion
 from lorabundle.evaluation.metrics import METRICS, Change, Metric
+from lorabundle.evaluation.text_units import text_units
 from lorabundle.reporting.data_card import data_card
 from lorabundle.reporting.figures import figure_blocks
 from lorabundle.reporting.page import (
@@ -54,18 +56,19 @@ def results_page(run_config: Config, results: Results) -> Page:
         Paragraph(BASELINES_NOTE, note=True),
         Paragraph(model_sentence(results.provenance)),
         changes_table(metrics),
-        Paragraph(explanation(metrics, max_new_tokens), note=True),
+        Paragraph(explanation(metrics, results.examples, max_new_tokens), note=True),
     ]
     sections = [
         Section("Results", result_blocks),
         Section("Results by kind", by_kind(metrics)),
+        *([Section("Labels", confusion_tables(metrics, results.examples))] if "labels" in metrics else []),
         Section("Figures", [figure_blocks(results)]),
         Section("Samples", sample_blocks(results.samples, max_new_tokens)),
         Section("Data card", data_card(results.manifest)),
         Section("Settings", settings_tables(run_config)),
         Section("Where the numbers come from", origins(run_config.run)),
     ]
-    return Page(f"Results of run {run_config.run}", verdict(metrics), sections)
+    return Page(f"Results of run {run_config.run}", verdict(metrics, results.manifest), sections)
 
 
 def check_same_evaluation(metrics: Fields, examples: list[Fields]) -> None:
@@ -87,8 +90,8 @@ def check_same_evaluation(metrics: Fields, examples: list[Fields]) -> None:
             )
 
 
-def verdict(metrics: Fields) -> list[Line]:
-    """What the numbers say, in sentences."""
+def verdict(metrics: Fields, manifest: Fields) -> list[Line]:
+    """What the numbers say, in sentences, and what limits them."""
     delta = metrics.part("delta").part("loss")
     change = f"{delta.number('mean', '{:+.4f}')} nats a token (95 % interval {delta.interval('ci95', '{:+.4f}')})"
     first: Line
@@ -101,7 +104,8 @@ def verdict(metrics: Fields) -> list[Line]:
             first = [Strong("No measurable difference:"), f" the test loss changes by {change}, which includes zero."]
         case _:
             first = f"The test loss changes by {change}; how certain that is cannot be said."
-    warnings: list[Line] = [[Strong("Warning:"), " ", str(warning)] for warning in metrics["warnings"]]
+    found = [*metrics["warnings"], *manifest["warnings"]]
+    warnings: list[Line] = [[Strong("Warning:"), " ", str(warning)] for warning in found]
     return [first, f"{sign_test(metrics)} This is one run with one seed.", *warnings]
 
 
@@ -149,15 +153,51 @@ def metric_cell(model: Fields, metric: Metric) -> str:
     return model.number(metric.key, metric.format)
 
 
-def explanation(metrics: Fields, max_new_tokens: int) -> str:
+def explanation(metrics: Fields, examples: list[Fields], max_new_tokens: int) -> str:
     """What the columns mean."""
+    units = text_units([example.text("reference") for example in examples])
     models = metrics.part("models")
     base = models.part("base")
     meanings = " ".join(f"{metric.heading}: {metric.explanation}." for metric in shown_metrics(models))
     return (
         f"The test split has {base.number('examples', '{:,}')} examples with {base.number('tokens', '{:,}')} response tokens. "
-        f"Answers are greedy and have at most {max_new_tokens} tokens. {meanings}"
+        f"Answers are greedy and have at most {max_new_tokens} tokens. {_conversations(examples)}{meanings} {units.described()}"
+        f"{_right_answers(metrics)}"
     )
+
+
+def _conversations(examples: list[Fields]) -> str:
+    """What is measured of examples with several answers, if there are any."""
+    count = sum(any(turn["role"] == "assistant" for turn in example["prompt"]) for example in examples)
+    if not count:
+        return ""
+    return (
+        f"{count:,} of the examples are conversations: their loss covers every answer to be learnt, and the generated answer is the "
+        f"last one, given the turns before it as the data has them. "
+    )
+
+
+def _right_answers(metrics: Fields) -> str:
+    """When an answer is right, if that is counted."""
+    if "labels" in metrics:
+        return " An answer is right if it is the reference, apart from case, a final full stop and the space around it."
+    return " An answer is right if the task's own verifier says so." if has_accuracy(metrics.part("models")) else ""
+
+
+def confusion_tables(metrics: Fields, examples: list[Fields]) -> list[Table]:
+    """For each model, which label was answered for which."""
+    labels = [str(label) for label in metrics["labels"]]
+    tables = []
+    for key, name in MODELS.items():
+        counts = confusion(examples, key, labels)
+        rows: list[list[Line]] = [
+            [Code(expected), *(f"{answers[label]:,}" for label in [*labels, OTHER])]
+            for expected, answers in counts.items()
+        ]
+        caption = f"{name}: number of answers, with a row for each expected label and a column for each answer"
+        header: list[Line] = ["Expected", *(Code(label) for label in labels), OTHER]
+        tables.append(Table(caption, "examples.jsonl", header, rows))
+    return tables
 
 
 def model_sentence(provenance: Fields) -> Line:

@@ -116,6 +116,7 @@ class Metrics(Schema):
     sign_test: SignTest
     kinds: dict[str, Kind]
     majority: Rate = None
+    labels: list[str] = None
 
 
 class DataFormat(Schema):
@@ -124,6 +125,7 @@ class DataFormat(Schema):
     file: str
     shape: str
     columns: dict[str, str]
+    files: list[str] = None
 
 
 class Quarantined(Schema):
@@ -162,6 +164,13 @@ class AfterCleaning(Schema):
 
     within: dict[str, Degrees]
     across: dict[str, Degrees]
+
+
+class Note(Schema):
+    """Something that was changed or not used, and in how many rows."""
+
+    note: str
+    rows: Count
 
 
 class Duplicates(Schema):
@@ -233,6 +242,9 @@ class Manifest(Schema):
     records: Count
     quarantined: Quarantined
     dropped: dict[str, Count]
+    own_splits: list[str]
+    notes: list[Note]
+    warnings: list[str]
     truncated: dict[str, Count]
     duplicates: Duplicates
     lengths: dict[str, Lengths]

@@ -9,6 +9,7 @@ from lorabundle.core.files import hash_paths, read_json, read_jsonl, sha256_byte
 from lorabundle.core.locks import read_lock
 from lorabundle.evaluation.aggregate import MODELS, summarise
 from lorabundle.evaluation.answer_scores import score_answers
+from lorabundle.evaluation.labels import mark
 from lorabundle.evaluation.samples import samples
 from lorabundle.training.model_card import model_card
 from lorabundle.verification.differences import Difference, compare
@@ -24,10 +25,12 @@ def check_scores(submission: Submission) -> list[Difference]:
     run_config, run_dir = read_config(submission), submission.run_dir
     metrics, manifest = (read_json(run_dir / name, REMEDY) for name in ("metrics.json", "manifest.json"))
     examples, shown = (read_jsonl(run_dir / name, REMEDY) for name in ("examples.jsonl", "samples.jsonl"))
-    result = _check_answers(examples)
+    labels = metrics.get("labels")
+    result = _check_answers(examples, has_labels=labels is not None)
     expected = {"schema": 1, "run": run_config.run, "seed": run_config.seed}
     expected |= {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
     expected |= {key: metrics[key] for key in ("warnings", "baselines")}  # these need the splits and the model
+    expected |= {"labels": labels} if labels is not None else {}  # and these the training rows
     expected |= _summary(examples, run_config.seed)
     result += compare("metrics.json", expected, metrics, relative=SAME_SUM)
     result += compare("samples.jsonl", samples(examples, run_config.sample.num_prompts), shown, relative=SAME_SUM)
@@ -35,13 +38,15 @@ def check_scores(submission: Submission) -> list[Difference]:
     return result
 
 
-def _check_answers(examples: list[dict]) -> list[Difference]:
+def _check_answers(examples: list[dict], has_labels: bool) -> list[Difference]:
     """Scores that the answers do not have. Each answer then gets the scores that it has."""
     result = []
     references = [example["reference"] for example in examples]
     for model in MODELS:
         scored = score_answers([example[model]["text"] for example in examples], references)
         for example, scores in zip(examples, scored, strict=True):
+            if has_labels:
+                scores["score"] = mark(example[model]["text"], example["reference"])
             found = {key: example[model].get(key, "nothing") for key in scores}
             result += compare(f"examples.jsonl, {example['id']}.{model}", scores, found, relative=SAME_SUM)
             example[model] |= scores

@@ -126,6 +126,11 @@ image: FORCE
 .PHONY: data
 data: $(STAGES)/preprocess.json
 
+## inspect: show how DATA is read, rows as the model sees them, and what training would take; trains nothing
+.PHONY: inspect
+inspect: $(STAGES)/fetch.json
+	@$(call stage,inspect)
+
 ## train: fine-tune the adapter; after an interruption, continue from the last checkpoint
 .PHONY: train
 train: $(STAGES)/train.json

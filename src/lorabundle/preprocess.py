@@ -22,12 +22,14 @@ from lorabundle.core.locks import locked_wheels
 from lorabundle.core.stage import Artifacts, run_stage
 from lorabundle.data.manifest import describe_split, lengths, wheel_licences
 from lorabundle.data.pipeline import Prepared, cut, listed, on_disk, prepare
+from lorabundle.data.preview import segments, shortened
 from lorabundle.data.quarantine import Quarantine
 from lorabundle.model import prompts
 from lorabundle.model.architecture import load_tokenizer
 
 log = logging.getLogger("lorabundle.preprocess")
 
+MOST_CHARACTERS = 800  # of a segment of the row that the data card shows
 MANIFEST = config.PROCESSED / "manifest.json"
 
 
@@ -49,6 +51,7 @@ def run(run_config: Config) -> Artifacts:
             "duplicates": prepared.duplicates,
             "lengths": lengths(prepared.splits),
         }
+        manifest["example"] = first_row(prepared, tokenizer, settings.max_length)
         manifest["splits"] = write_splits(prepared.splits, prepared.features, settings.max_length, scratch)
     write_json(MANIFEST, manifest)
     copy = run_config.run_dir / "manifest.json"  # the run's own
@@ -75,6 +78,13 @@ def describe_inputs(run_config: Config, prepared: Prepared, tokenizer) -> dict:
         "tokenizer_sha256": sha256_file(run_config.model_dir / "tokenizer.json"),
         "template_sha256": prompts.template_sha256(tokenizer),
     }
+
+
+def first_row(prepared: Prepared, tokenizer, max_length: int) -> list[dict]:
+    """The first training row as the model sees it, in segments that are learnt or not, for the data card."""
+    row = prepared.splits["train"][0]
+    parts = segments(tokenizer, row["input_ids"][:max_length], row["labels"][:max_length])
+    return [segment._asdict() for segment in shortened(parts, MOST_CHARACTERS)]
 
 
 def count_truncated(splits: dict[str, Dataset], max_length: int) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from lorabundle.core.config import SPLITS
 from lorabundle.core.strict_json import Fields
-from lorabundle.reporting.page import Block, Code, Inline, Line, Paragraph, Strong, Table
+from lorabundle.reporting.page import Block, Code, Inline, Line, Marked, Paragraph, Strong, Table
 
 MANIFEST = "manifest.json"
 COLUMNS = ("prompt", "completion")
@@ -16,6 +16,8 @@ def data_card(manifest: Fields) -> list[Block]:
         source_table(manifest),
         rows_table(manifest),
         splits_table(manifest),
+        Paragraph("A training row as the model sees it; what it learns is marked ([[ ]] in the Markdown report):"),
+        Marked([(part.text("text"), bool(part["learnt"])) for part in manifest["example"]]),
         Paragraph(split_sentence(manifest)),
         kinds_table(manifest.part("splits")),
         lengths_table(manifest.part("lengths")),

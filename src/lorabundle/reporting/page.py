@@ -101,7 +101,15 @@ class Samples:
     kind: ClassVar[str] = "samples"
 
 
-Block = Paragraph | Table | Figures | Samples
+@dataclass(frozen=True)
+class Marked:
+    """A text of the dataset, with the parts of it that are marked: (text, whether it is marked)."""
+
+    pieces: list[tuple[str, bool]]
+    kind: ClassVar[str] = "marked"
+
+
+Block = Marked | Paragraph | Table | Figures | Samples
 
 
 @dataclass(frozen=True)

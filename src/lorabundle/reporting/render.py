@@ -20,6 +20,7 @@ from lorabundle.reporting.page import (
     Figures,
     Inline,
     Line,
+    Marked,
     Page,
     Paragraph,
     Sample,
@@ -109,6 +110,8 @@ def _sample(number: int, sample: Sample) -> str:
 
 def _block(block: Block) -> str:
     match block:
+        case Marked():
+            return fenced("".join(f"[[{text}]]" if is_marked else text for text, is_marked in block.pieces))
         case Paragraph():
             return _line(block.line)
         case Table():

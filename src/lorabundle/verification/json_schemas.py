@@ -173,6 +173,13 @@ class Note(Schema):
     rows: Count
 
 
+class Segment(Schema):
+    """A part of a row's text that is learnt or not."""
+
+    text: str
+    learnt: bool
+
+
 class Duplicates(Schema):
     """Pairs of similar texts before and after cleaning."""
 
@@ -248,6 +255,7 @@ class Manifest(Schema):
     truncated: dict[str, Count]
     duplicates: Duplicates
     lengths: dict[str, Lengths]
+    example: list[Segment]
     splits: Splits
 
 

@@ -97,7 +97,12 @@ def manifest() -> dict:
     return {
         "schema": 1,
         "source": "data/mine.jsonl",
-        "format": {"file": "jsonl", "shape": "alpaca", "columns": {"prompt": "instruction", "completion": "output"}},
+        "format": {
+            "file": "jsonl",
+            "shape": "alpaca",
+            "columns": {"prompt": "instruction", "completion": "output"},
+            "files": ["data/mine.jsonl: one JSON value a line, UTF-8"],
+        },
         "source_sha256": {"data/mine.jsonl": "a" * 64},
         "licences": {"mine": "CC0-1.0"},
         "tokenizer_sha256": "b" * 64,
@@ -105,6 +110,10 @@ def manifest() -> dict:
         "records": 20,
         "quarantined": {"rows": 2, "causes": {"empty_completion": 2}, "file": "outputs/smoke/quarantine.jsonl"},
         "dropped": {"exact_duplicate": 3, "near_duplicate": 1, "over_split_limit": 2},
+        "own_splits": [],
+        "notes": [{"note": "column url not used", "rows": 9}],
+        "warnings": [],
+        "example": [{"text": "Question <b>", "learnt": False}, {"text": "Answer ` [[1]]", "learnt": True}],
         "truncated": {"train": 1, "val": 0, "test": 0},
         "duplicates": {
             "threshold": 0.8,

@@ -59,8 +59,8 @@ class TemplateError(LorabundleError):
     exit_code = 2
 
 
-class ToolTemplateError(TemplateError):
-    """The chat template cannot render a row's tool calls or tool results; other rows may be fine."""
+class RowTemplateError(TemplateError):
+    """One row cannot be rendered by the chat template, or read by the tokenizer; others may be fine."""
 
 
 class HashMismatchError(LorabundleError):

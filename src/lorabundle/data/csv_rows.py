@@ -12,7 +12,7 @@ from lorabundle.core.errors import ColumnError, MalformedInputError
 from lorabundle.data.quarantine import RowProblem
 
 LARGEST_CELL = 1 << 26  # characters: a quote that is never closed makes the rest of the file one cell
-SAMPLE_LINES = 500  # from which the delimiter is found
+SAMPLE_LINES, SAMPLE_CHARACTERS = 500, 1 << 17  # from which the delimiter is found; one of the two ends the sample
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}  # the first of equally good ones is taken
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n?')  # Excel's way to say the delimiter
 
@@ -30,7 +30,7 @@ def csv_rows(path: Path, file: TextIO) -> tuple[str, list[str], Numbered]:
     """
     csv.field_size_limit(LARGEST_CELL)  # the csv module's own limit is 131,072
     lines = iter(file)
-    sample = list(islice(lines, SAMPLE_LINES))
+    sample = _sample(lines)
     said = SEPARATOR_LINE.fullmatch(sample[0]) if sample else None
     sample = sample[1:] if said else sample
     delimiter = said[1] if said else find_delimiter(sample)
@@ -41,6 +41,16 @@ def csv_rows(path: Path, file: TextIO) -> tuple[str, list[str], Numbered]:
     return described, names, _numbered(rows, names)
 
 
+def _sample(lines: Iterator[str]) -> list[str]:
+    sample, size = [], 0
+    for line in islice(lines, SAMPLE_LINES):
+        sample.append(line)
+        size += len(line)
+        if size > SAMPLE_CHARACTERS:
+            break
+    return sample
+
+
 def find_delimiter(lines: list[str]) -> str:
     """The delimiter with which most rows have as many cells as the first one, and more than one."""
     best, best_share = ",", 0.0
@@ -49,7 +59,7 @@ def find_delimiter(lines: list[str]) -> str:
             widths = [len(cells) for cells in csv.reader(lines, delimiter=delimiter) if cells]
         except csv.Error:
             continue
-        if len(widths) == SAMPLE_LINES:
+        if len(widths) > 2:
             widths.pop()  # may go on after the sample
         share = sum(width == widths[0] for width in widths) / len(widths) if widths and widths[0] > 1 else 0
         if share > best_share:

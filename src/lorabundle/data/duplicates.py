@@ -257,14 +257,14 @@ def _edges(own: np.ndarray, texts: np.ndarray, joins: np.ndarray, near: list[Pai
 
 
 def remaining_pairs(
-    splits: dict[str, Iterable[dict]], threshold: float, frequent: dict[str, np.ndarray]
+    splits: dict[str, Iterable[dict]], threshold: float, frequent: dict[str, np.ndarray] | None = None
 ) -> tuple[dict, list[dict]]:
     """Pairs that are alike in the finished splits, short completions included. Searches again, and reads each split twice.
 
     Args:
         splits: their records.
         threshold: `data.near_duplicate_threshold`.
-        frequent: by column, the shingles that many texts have, as `deduplicate` found them among all records.
+        frequent: by column, the shingles that many texts have, as `deduplicate` found them among all records; if None, found in these.
 
     Returns:
         Numbers of pairs {"within" or "across" splits: {column: {"exact", "near"}}}, and up to `NUM_LISTED` pairs whose records

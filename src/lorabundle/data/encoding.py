@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from lorabundle.core.errors import ToolTemplateError
+from lorabundle.core.errors import RowTemplateError
 from lorabundle.data.file_formats import Row
 from lorabundle.data.notes import Notes
 from lorabundle.data.quarantine import Quarantine, RowProblem
@@ -56,7 +56,7 @@ def _encode(record: dict, tokenizer, max_length: int, columns: dict[str, str], n
             tokenizer, record["prompt"], tools
         ):
             notes.add("definitions of tools not used, because the model's chat template does not show them")
-    except ToolTemplateError as error:
+    except RowTemplateError as error:
         raise RowProblem("roles", str(error).rstrip("."), _column(columns, "completion")) from error
     is_label = [label != prompts.IGNORE_INDEX for label in encoded["labels"]]
     if not any(is_label[:max_length]):

@@ -190,9 +190,10 @@ class _Document:
                 value, end = self.objects.decoder.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
                 # A text that goes on is cut within a string, or at its very end
+                offset = error.pos - self.position  # reading on moves the text
                 may_go_on = error.msg.startswith("Unterminated") or error.pos >= len(self.text) - 8
                 if not may_go_on or len(self.text) > LARGEST_ROW or not self.read_on(size):
-                    raise self.broken(f"is not valid JSON: {error.msg}", error.pos) from error
+                    raise self.broken(f"is not valid JSON: {error.msg}", self.position + offset) from error
             except (RecursionError, ValueError) as error:
                 raise self.broken(f"is not JSON that can be read ({error})", self.position) from error
             else:
@@ -246,11 +247,8 @@ class _Document:
 
     def broken(self, what: str, position: int) -> MalformedInputError:
         line = self.line + self.text.count("\n", self.position, position)
-        column = position - self.text.rfind("\n", 0, position)
         near = self.text[max(0, position - 20) : position + 20]
-        return MalformedInputError(
-            f"{self.path}:{line} {what} at column {column}, near {near!r}. Fix that place in the file."
-        )
+        return MalformedInputError(f"{self.path}:{line} {what}, near {near!r}. Fix that place in the file.")
 
 
 def _holds_rows(key: str) -> bool:

@@ -20,15 +20,43 @@ from lorabundle.core.errors import MalformedInputError
 SMALL = 1 << 28  # bytes: up to here (268 MB) any file may unpack
 MOST_TIMES = 100  # beyond, a file may unpack to this many times its size
 
-MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"\xfd7zXZ\x00": ".xz", b"BZh": ".bz2"}
+CHUNK = 1 << 14  # bytes unpacked at once: a bomb's factor of a thousand makes 16 MB of them
 DAMAGED = (EOFError, OSError, lzma.LZMAError, zstandard.ZstdError)  # what the libraries raise for a damaged file
 
 
-def _open_zst(path: Path) -> BinaryIO:
-    return zstandard.open(path, "rb")
+class _Zstandard(io.RawIOBase):
+    """A .zst file, unpacked. The library's own reader takes a file that was cut off for a shorter one, without a word."""
+
+    def __init__(self, path: Path):
+        self.file = path.open("rb")
+        self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.started, self.unpacked = False, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self.unpacked:
+            packed = self.frame.unused_data if self.frame.eof else b""
+            packed = packed or self.file.read(CHUNK)
+            if not packed:
+                if self.started and not self.frame.eof:
+                    raise EOFError("it ends in the middle")
+                return 0
+            if self.frame.eof:  # several frames may follow one another
+                self.frame = zstandard.ZstdDecompressor().decompressobj()
+            self.started = True
+            self.unpacked = self.frame.decompress(packed)
+        count = min(len(buffer), len(self.unpacked))
+        buffer[:count], self.unpacked = self.unpacked[:count], self.unpacked[count:]
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
-OPENERS = {".gz": gzip.open, ".zst": _open_zst, ".xz": lzma.open, ".bz2": bz2.open}
+OPENERS = {".gz": gzip.open, ".zst": _Zstandard, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 class _Limited(io.RawIOBase):

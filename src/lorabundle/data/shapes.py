@@ -363,6 +363,8 @@ def guess_fields(found: dict[str, Column]) -> dict[str, str]:
     for name in ("prompt", "completion"):
         if name not in guess and left:
             guess[name] = left.pop(0)
+    if "prompt" not in guess and "context" in guess:  # an article and its summary
+        guess["prompt"] = guess.pop("context")
     order = ("prompt", "completion", "context", "system")
     return {name: guess[name] for name in order if name in guess}
 

@@ -35,6 +35,8 @@ FREQUENT_TEXTS, FREQUENT_PART = 10, 0.05
 # So many frequent shingles in a text are a template's. With fewer, two texts that differ elsewhere are not near at a threshold of 0.8:
 # one other word is three other shingles, and 23 / (23 + 3 + 3) is 0.79.
 TEMPLATE = 24
+# And so many others are what the template is around. With fewer, the texts differ in a word (three shingles): they are near copies.
+MESSAGE = 4
 CROWD = 100  # a text with this many near ones is not compared with later texts, or n copies would cost n * n / 2 comparisons
 
 # Han, kana, Hangul, Thai, Lao, Myanmar, Khmer
@@ -76,12 +78,14 @@ def frequent_shingles(sets: list[np.ndarray]) -> np.ndarray:
 
 
 def without_template(shingle_set: np.ndarray, frequent: np.ndarray) -> np.ndarray:
-    """A set without its frequent shingles, if they are so many that they are a template. Both are sorted."""
+    """A set without its frequent shingles, if they are a template around something else. Both are sorted."""
     if not len(frequent):
         return shingle_set
     places = np.searchsorted(frequent, shingle_set).clip(max=len(frequent) - 1)
     is_frequent = frequent[places] == shingle_set
-    return shingle_set[~is_frequent] if is_frequent.sum() >= TEMPLATE else shingle_set
+    num_frequent = int(is_frequent.sum())
+    is_template = num_frequent >= TEMPLATE and len(shingle_set) - num_frequent >= MESSAGE
+    return shingle_set[~is_frequent] if is_template else shingle_set
 
 
 def jaccard(one: np.ndarray, others: list[np.ndarray]) -> np.ndarray:

@@ -55,7 +55,9 @@ def _decoded(cells: dict[str, pa.Scalar]) -> tuple[dict, RowProblem | None]:
     for column, cell in cells.items():
         try:
             values[column] = cell.as_py()
-        except (ValueError, OverflowError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:  # bytes that were marked as text
+            values[column] = error.object
+        except (ValueError, OverflowError) as error:
             values[column] = RowProblem("wrong_type", f"cannot be read ({error})", column)
     return values, None
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from lorabundle.core.errors import TemplateError, ToolTemplateError
+from lorabundle.core.errors import RowTemplateError, TemplateError
 from lorabundle.core.files import sha256_bytes
 
 IGNORE_INDEX = -100  # labels that torch's cross-entropy and transformers' collators ignore
@@ -65,7 +65,7 @@ def encode(tokenizer, prompt: list[dict], completion: list[dict], tools: list | 
 
     Raises:
         TemplateError: a response cannot be located in what the template renders, or a message is missing there.
-        ToolTemplateError: the template cannot render the tool calls or tool results.
+        RowTemplateError: the template cannot render the tool calls or tool results, or a control token cannot be read as text.
     """
     chat = _Chat(tokenizer, prompt + completion, tools)
     boundaries = chat.boundaries(len(prompt))
@@ -127,7 +127,11 @@ class _Chat:
         for piece in filter(None, MARKER.split(text)):
             is_content = piece in self.contents
             piece = self.contents.get(piece, piece)
-            ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=is_content)["input_ids"]
+            piece_ids = self.tokenizer(piece, add_special_tokens=False, split_special_tokens=is_content)["input_ids"]
+            if is_content and (read := _special_ids(self.tokenizer) & set(piece_ids)):
+                token = self.tokenizer.convert_ids_to_tokens(min(read))
+                raise RowTemplateError(f"has {token!r}, which this tokenizer cannot read as text")
+            ids += piece_ids
         return ids
 
     def render(self, count: int, add_generation_prompt: bool) -> str:
@@ -147,7 +151,7 @@ class _Chat:
             ValueError,
         ) as error:  # for example, a template that knows no system message
             roles = ", ".join(message["role"] for message in messages)
-            failure = ToolTemplateError if _has_tools(messages) else TemplateError
+            failure = RowTemplateError if _has_tools(messages) else TemplateError
             raise failure(
                 f"The chat template refuses messages with the roles {roles}: {error}. Remove the messages that it does not accept "
                 f"(often the system message), or use another template."
@@ -164,7 +168,7 @@ class _Chat:
                 continue
             if role == "tool" or calls:
                 called = "assistant (a tool call)" if calls else role
-                raise ToolTemplateError(
+                raise RowTemplateError(
                     f"has a message with the role {called}, which the model's chat template does not render"
                 )
             remedy = "Put its text into the prompt, or use a model whose template renders it"
@@ -174,7 +178,7 @@ class _Chat:
                     f'SET="data.columns.system=null"'
                 )
             raise TemplateError(
-                f"The chat template leaves out the {role} message, without an error, so the model would never see it: "
+                f"The chat template leaves out or changes the {role} message, without an error, so the model would never see its text: "
                 f"{shortened(self.contents.get(message['content'], message['content']))}. {remedy}."
             )
 
@@ -239,6 +243,11 @@ def _check_boundaries(boundaries: list[list[int]], responses: list[dict]) -> Non
 def _special_tokens(tokenizer) -> set[str]:
     """Texts that the tokenizer always turns into one control token."""
     return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+
+
+def _special_ids(tokenizer) -> set[int]:
+    unknown = tokenizer.unk_token_id  # what a word-level tokenizer gives for any other word
+    return {number for number, token in tokenizer.added_tokens_decoder.items() if token.special and number != unknown}
 
 
 def _closing(tokenizer, tail: str) -> str:

@@ -8,15 +8,15 @@ from lorabundle.data import duplicates, similarity
 from lorabundle.data.duplicates import NUM_LISTED, remaining_pairs
 from tests.conftest import ask
 from tests.unit.data.test_similarity import words
-from tests.unit.test_preprocess import settings, split
+from tests.unit.data.test_splits import settings, split
 
 THRESHOLD = 0.8
 
 
 def deduplicate(records: list[dict], threshold: float) -> tuple[list[dict], dict, dict]:
     """As `duplicates.deduplicate`, but with the kept records, in their groups."""
-    groups, dropped, before = duplicates.deduplicate(records, threshold)
-    return [records[index] | {"group": group} for index, group in groups.items()], dropped, before
+    found = duplicates.deduplicate(records, threshold)
+    return [records[index] | {"group": group} for index, group in found.groups.items()], found.dropped, found.pairs
 
 
 def rows(*pairs: tuple[str, str], **extra: str) -> list[dict]:
@@ -202,3 +202,71 @@ def test_a_crowd_of_near_texts_is_joined_without_comparing_all(monkeypatch):
     kept, _, before = deduplicate(records, THRESHOLD)
     assert {record["group"] for record in kept} == {"g0"}
     assert before["prompt"]["near"] <= 200 * 10
+
+
+def chats(*turns: tuple[str, ...]) -> list[dict]:
+    """Records of several turns, the user's first."""
+    records = []
+    for number, texts in enumerate(turns):
+        messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+        records.append({"id": f"r{number}", "group": f"g{number}", "prompt": messages[:1], "completion": messages[1:]})
+    return records
+
+
+def test_all_turns_of_a_conversation_are_compared():
+    records = chats(*(("Hello", "Hi!", f"question {n}", f"answer {n}") for n in range(60)))
+    kept, dropped, _ = deduplicate(records, THRESHOLD)
+    assert dropped == {"exact_duplicate": 0, "near_duplicate": 0}
+    assert len({record["group"] for record in kept}) == 60
+    kept, dropped, _ = deduplicate([*records, records[0] | {"id": "again"}], THRESHOLD)
+    assert dropped["exact_duplicate"] == 1
+
+
+TEMPLATE = " ".join(words(7, 80))
+
+
+@pytest.mark.parametrize("form", ["{template} {message}", "{message} {template}", "{template} {message} {template}"])
+def test_messages_around_a_template_are_compared_without_it(form):
+    texts = [form.format(template=TEMPLATE, message=" ".join(words(100 + n, 30))) for n in range(100)]
+    kept, dropped, before = deduplicate(rows(*((text, f"label{n % 3}") for n, text in enumerate(texts))), THRESHOLD)
+    assert (dropped["near_duplicate"], before["prompt"]["near"]) == (0, 0)
+    assert len({record["group"] for record in kept}) == 100
+    near = [*texts, form.format(template=TEMPLATE, message=" ".join([*words(100, 30), "more"]))]
+    kept, dropped, before = deduplicate(rows(*((text, f"label{n}") for n, text in enumerate(near))), THRESHOLD)
+    assert before["prompt"]["near"] == 1  # thirty words and one more are still near the thirty
+    assert len({record["group"] for record in kept}) == 100
+
+
+def test_several_templates_in_one_dataset():
+    templates = [" ".join(words(7 + n, 60)) for n in range(5)]
+    texts = [f"{templates[n % 5]} {' '.join(words(100 + n, 10))}" for n in range(200)]
+    kept, dropped, _ = deduplicate(rows(*((text, "label") for text in texts)), THRESHOLD)
+    assert dropped["near_duplicate"] == 0
+    assert len({record["group"] for record in kept}) == 200
+
+
+def test_a_prompt_that_most_rows_have_joins_nothing():
+    records = rows(*(("Write a poem", " ".join(words(n, 20))) for n in range(30)))
+    assert len({record["group"] for record in deduplicate(records, THRESHOLD)[0]}) == 30
+    few = rows(*(("Write a poem", " ".join(words(n, 20))) for n in range(10)))
+    assert len({record["group"] for record in deduplicate(few, THRESHOLD)[0]}) == 1
+
+
+def test_rows_of_a_held_out_split_are_kept_and_leave_training():
+    long = " ".join(words(1, 30))
+    train = rows(("a", "1"), ("b", "2"), ("c", long), (long, "4"), ("d", "1"))
+    held_out = [
+        record | {"id": f"t{n}", "split": "test"}
+        for n, record in enumerate(rows(("B", "x"), ("y", f"{long} z"), ("y", f"{long} z")))
+    ]
+    found = duplicates.deduplicate([*train, *held_out], THRESHOLD)
+    assert list(found.groups) == [
+        0,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]  # equal prompt, near answer; a short answer or another column is no copy
+    assert found.held_out_too == {"test": 2}
+    assert found.dropped == {"exact_duplicate": 0, "near_duplicate": 0, "in_test_too": 2}

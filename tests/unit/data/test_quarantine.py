@@ -85,14 +85,20 @@ def test_folder_that_cannot_be_written(tmp_path):
     ("causes", "error", "remedy"),
     [
         (["prompt_too_long"], NoSupervisedTokensError, "Raise data.max_length"),
-        (["control_token"], TemplateError, "Remove the control tokens"),
-        (["prompt_too_long", "control_token"], RowError, "Remove the control tokens"),
-        (["empty", "control_token"], RowError, r"Fix or remove these rows\. Remove the control tokens"),
+        (["empty"], RowError, "Fix or remove these rows"),
+        (["prompt_too_long", "empty"], RowError, r"Fix or remove these rows\. Raise data\.max_length"),
     ],
 )
 def test_the_error_is_of_the_cause_and_says_what_to_do(tmp_path, causes, error, remedy):
     with pytest.raises(error, match=remedy):
         filled(tmp_path / "q.jsonl", "stop", *causes).close(10)
+
+
+def test_rows_of_another_encoding_come_with_the_hint(tmp_path):
+    quarantine = filled(tmp_path / "q.jsonl", "stop", "not_utf8")
+    quarantine.hint = lambda: "It is probably windows-1252."
+    with pytest.raises(RowError, match=r"It is probably windows-1252\. Fix or remove"):
+        quarantine.close(10)
 
 
 def test_printable_shortens_and_survives_anything():

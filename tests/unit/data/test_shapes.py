@@ -1,294 +1,234 @@
-"""A user's own data: shapes, and what is said about a bad row."""
+"""What columns mean: the table of shapes, what `data.columns` changes, and the messages when nothing fits."""
 
-import json
-import math
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lorabundle.core.errors import ColumnError, RowError
-from lorabundle.data.file_formats import Row, read_rows
-from lorabundle.data.quarantine import Quarantine
-from lorabundle.data.shapes import build, columns_of
-from tests.unit.data.test_file_formats import FORMATS, write
-from tests.unit.test_preprocess import settings
+from lorabundle.core.errors import ColumnError
+from lorabundle.data.file_formats import Row
+from lorabundle.data.shapes import Detection, detect, suggestion
+from tests.unit.data.test_splits import settings
 
-PAIR = [("user", "Q"), ("assistant", "A")]
+CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 
 
-def load(path: Path, on_error: str = "stop", **changes) -> tuple[list[dict], dict]:
-    """The records of a file, and the manifest's entry on those left out."""
-    rows = list(read_rows([path], path.parent))
-    quarantine = Quarantine(path.parent / "quarantine.jsonl", on_error)
-    _, fields = columns_of(rows, settings(source=str(path), **changes))
-    built = [record for _, record in build(rows, fields, quarantine)]
-    return built, quarantine.close(len(rows))
+def found(*rows: dict[str, Any], **changes) -> Detection:
+    return detect([Row(f"d:{n}", f"d:{n}", row) for n, row in enumerate(rows)], settings(**changes))
 
 
-def load_rows(tmp_path: Path, *rows, **changes) -> list[dict]:
-    path = tmp_path / "d.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return load(path, **changes)[0]
-
-
-def shape_of(row: dict, **changes) -> tuple[str, dict[str, str]]:
-    return columns_of([Row("d:1", "d:1", row)], settings(**changes))
-
-
-def turns(record: dict) -> list[tuple[str, str]]:
-    return [(m["role"], m["content"]) for m in record["prompt"] + record["completion"]]
-
-
-def messages(*pairs: tuple[str, str]) -> list[dict]:
-    return [{"role": role, "content": content} for role, content in pairs]
+def fields(*rows: dict[str, Any], **changes) -> dict[str, str]:
+    return found(*rows, **changes).columns
 
 
 @pytest.mark.parametrize(
-    ("shape", "row"),
+    ("row", "shape", "columns"),
     [
-        ("prompt/completion", {"prompt": "Q", "completion": "A"}),
-        ("prompt/completion", {"prompt": messages(("user", "Q")), "completion": messages(("assistant", "A"))}),
-        ("prompt/completion", {"prompt": "Q", "completion": messages(("assistant", "A"))}),
-        ("prompt/response", {"prompt": "Q", "response": "A"}),
-        ("question/answer", {"question": "Q", "answer": "A"}),
-        ("alpaca", {"instruction": "Q", "output": "A"}),
-        ("alpaca", {"instruction": "Q", "input": "", "output": " A\n"}),
-        ("alpaca", {"instruction": "Q", "input": " ", "output": "A"}),
-        ("alpaca", {"instruction": "Q", "input": None, "output": "A"}),
-        ("alpaca", {"instruction": "Q", "input": math.nan, "output": "A"}),
-        ("messages", {"messages": messages(*PAIR)}),
-        ("messages", {"messages": [m | {"weight": 1} for m in messages(*PAIR)]}),
-        ("sharegpt", {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}),
+        ({"messages": CHAT}, "messages", {"messages": "messages"}),
+        ({"Messages": '[{"role": "user"}]'}, "messages", {"messages": "Messages"}),
+        ({"conversations": CHAT, "system": "S"}, "sharegpt", {"messages": "conversations", "system": "system"}),
+        ({"conversation": CHAT}, "conversation", {"messages": "conversation"}),
+        ({"instruction": "Q", "output": "A"}, "alpaca", {"prompt": "instruction", "completion": "output"}),
+        (
+            {"Instruction": "Q", "INPUT": "C", "Output": "A", "history": [["q", "a"]], "system": "S"},
+            "alpaca",
+            {
+                "prompt": "Instruction",
+                "context": "INPUT",
+                "completion": "Output",
+                "history": "history",
+                "system": "system",
+            },
+        ),
+        (
+            {"instruction": "Q", "context": "C", "response": "A", "category": "qa"},
+            "dolly",
+            {"prompt": "instruction", "context": "context", "completion": "response"},
+        ),
+        ({"prompt": "Q", "completion": "A"}, "prompt/completion", {"prompt": "prompt", "completion": "completion"}),
+        ({"prompt": "Q", "response": "A"}, "prompt/response", {"prompt": "prompt", "completion": "response"}),
+        (
+            {"question": "Q", "context": "C", "answer": "A"},
+            "question/answer",
+            {"prompt": "question", "context": "context", "completion": "answer"},
+        ),
+        (
+            {"question": "Q", "answer": "7", "solution": "S"},
+            "question/solution",
+            {"prompt": "question", "completion": "solution"},
+        ),
+        ({"problem": "Q", "solution": "S"}, "question/solution", {"prompt": "problem", "completion": "solution"}),
+        (
+            {"id": 1, "system_prompt": "S", "question": "Q", "response": "A"},
+            "pair",
+            {"prompt": "question", "completion": "response", "system": "system_prompt", "id": "id"},
+        ),
+        ({"query": "Q", "response": "A"}, "pair", {"prompt": "query", "completion": "response"}),
+        ({"input": "Q", "output": "A"}, "pair", {"prompt": "input", "completion": "output"}),
+        ({"prompt": "Q", "answer": "A"}, "pair", {"prompt": "prompt", "completion": "answer"}),
     ],
 )
-def test_shapes(tmp_path, shape, row):
-    (record,) = load_rows(tmp_path, row)
-    assert turns(record) == PAIR
-    assert set(record) == {"id", "group", "prompt", "completion", "kind"}
-    assert (record["id"], record["kind"]) == ("d.jsonl:1", "all")
-    assert shape_of(row)[0] == shape
+def test_shapes(row, shape, columns):
+    detection = found(row)
+    assert (detection.shape, detection.columns) == (shape, columns)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_every_shape_that_fits_in_cells_reads_alike_from_every_format(tmp_path, suffix):
+def test_a_column_of_texts_is_no_conversation():
+    assert fields({"conversation": "small talk", "question": "Q", "answer": "A"})["prompt"] == "question"
+
+
+def test_columns_that_are_not_used_are_counted():
     rows = [
-        {"instruction": "Add", "input": "1 2", "output": "3"},
-        {"instruction": "Go", "input": None, "output": "Gone"},
+        {"prompt": "Q", "completion": "A", "url": "u", "empty": None},
+        {"prompt": "Q", "completion": "A", "score": 1.5},
     ]
-    built, _ = load(write(tmp_path / f"d.{suffix}", rows))
-    assert [turns(record) for record in built] == [
-        [("user", "Add\n\n1 2"), ("assistant", "3")],
-        [("user", "Go"), ("assistant", "Gone")],
-    ]
+    assert found(*rows).unused == {"url": 1, "score": 1}
 
 
-def test_context_follows_the_question(tmp_path):
-    (record,) = load_rows(tmp_path, {"question": "Who?", "context": "Ann came.", "answer": "Ann"})
-    assert turns(record)[0] == ("user", "Who?\n\nAnn came.")
+def test_how_many_rows_fit():
+    detection = found({"prompt": "Q", "completion": "A"}, {"prompt": "Q"}, {"prompt": "Q", "completion": "A"})
+    assert (detection.fitting, detection.rows) == (2, 3)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"system": "S", "prompt": "Q", "completion": "A"},
-        {"system": "S", "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
-        {"conversations": [{"from": k, "value": v} for k, v in [("system", "S"), ("human", "Q"), ("gpt", "A")]]},
-    ],
-)
-def test_system_message(tmp_path, row):
-    (record,) = load_rows(tmp_path, row)
-    assert record["prompt"] == messages(("system", "S"), ("user", "Q"))
+# --- what the config says -----------------------------------------------------------------------------------------------
 
 
-def test_completion_is_all_from_the_first_answer_on(tmp_path):
-    whole = [("system", "S"), ("user", "Q"), ("assistant", "A"), ("user", "Q2"), ("assistant", "A2")]
-    (record,) = load_rows(tmp_path, {"messages": messages(*whole)})
-    assert record["prompt"] == messages(*whole[:2])
-    assert record["completion"] == messages(*whole[2:])
+def test_named_columns_keep_what_the_shape_has_besides():
+    row = {"instruction": "Q", "input": "C", "output": "A", "system": "S", "history": [["q", "a"]]}
+    named = {"prompt": "instruction", "completion": "output"}
+    assert fields(row, columns=named) == named | {"context": "input", "system": "system", "history": "history"}
+    assert fields(row, columns=named | {"context": None, "system": None, "history": None}) == named
 
 
-def test_rows_with_one_prompt_are_one_group(tmp_path):
-    rows = [{"prompt": "Q", "completion": "A"}, {"prompt": "Q", "completion": "B"}, {"prompt": "R", "completion": "A"}]
-    groups = [record["group"] for record in load_rows(tmp_path, *rows)]
-    assert groups[0] == groups[1] != groups[2]
+def test_named_columns_of_no_shape_keep_only_well_known_others():
+    row = {"q": "Q", "a": "A", "input": "?", "context": "C", "kind": "k"}
+    named = {"prompt": "q", "completion": "a"}
+    assert fields(row, columns=named) == named | {"context": "context", "kind": "kind"}
 
 
-def test_id_group_and_kind_can_be_given(tmp_path):
-    row = {"prompt": "Q", "completion": "A", "id": 7, "group": 0, "kind": "k"}
-    (record,) = load_rows(tmp_path, row)
-    assert (record["id"], record["group"], record["kind"]) == ("7", "0", "k")
+def test_null_switches_off_what_is_detected():
+    assert "context" not in fields({"question": "Q", "context": "C", "answer": "A"}, columns={"context": None})
+    assert "group" not in fields({"question": "Q", "answer": "A", "group": "g"}, columns={"group": None})
 
 
-def test_repeated_ids_are_told_apart(tmp_path):
-    rows = [{"prompt": "Q", "completion": answer, "id": "x"} for answer in "abc"]
-    assert [record["id"] for record in load_rows(tmp_path, *rows)] == ["x", "x#2", "x#3"]
-
-
-def test_line_endings_become_line_feeds_and_edges_are_trimmed(tmp_path):
-    (record,) = load_rows(tmp_path, {"prompt": " a\r\nb\rc\td \n", "completion": "A"})
-    assert record["prompt"][0]["content"] == "a\nb\nc\td"
-
-
-@pytest.mark.parametrize("text", ["שלום \u200fעולם", "👩‍👩‍👧 🇩🇪 e\u0301", "a\u2028b", "ＡＢ ﬁ"])
-def test_texts_are_kept_byte_for_byte(tmp_path, text):
-    (record,) = load_rows(tmp_path, {"prompt": text, "completion": text})
-    assert turns(record) == [("user", text), ("assistant", text)]
-
-
-# --- columns --------------------------------------------------------------------------------------------------------
-
-
-def test_detected_columns_are_reported_without_those_that_are_not_there():
-    shape, fields = shape_of({"instruction": "Q", "output": "A", "kind": "k", "colour": "red"})
-    assert shape == "alpaca"
-    assert fields == {"prompt": "instruction", "completion": "output", "kind": "kind"}
-
-
-def test_columns_can_be_named(tmp_path):
-    columns = {"prompt": "my_column", "completion": "other", "kind": "sort"}
-    (record,) = load_rows(tmp_path, {"my_column": "Q", "other": "A", "sort": "k", "prompt": "no"}, columns=columns)
-    assert turns(record) == PAIR
-    assert record["kind"] == "k"
-    assert shape_of({"my_column": "", "other": "", "sort": ""}, columns=columns)[0] == "data.columns"
+def test_names_may_differ_in_case_and_separators():
+    assert fields(
+        {"My Question": "Q", "my_answer": "A"}, columns={"prompt": "my_question", "completion": "My-Answer"}
+    ) == {
+        "prompt": "My Question",
+        "completion": "my_answer",
+    }
 
 
 def test_named_labels_go_with_a_detected_shape():
-    shape, fields = shape_of({"question": "Q", "answer": "A", "topic": "t"}, columns={"group": "topic"})
-    assert (shape, fields["group"], fields["prompt"]) == ("question/answer", "topic", "question")
+    detection = found({"question": "Q", "answer": "A", "topic": "t"}, columns={"group": "topic"})
+    assert (detection.shape, detection.columns["group"]) == ("question/answer", "topic")
 
 
 def test_named_column_that_is_not_there():
     with pytest.raises(
         ColumnError, match=r"data\.columns names my_colum, but x\.jsonl has the columns my_column, other"
     ):
-        shape_of({"my_column": "Q", "other": "A"}, columns={"prompt": "my_colum", "completion": "other"})
+        found({"my_column": "Q", "other": "A"}, columns={"prompt": "my_colum", "completion": "other"})
 
 
-def test_unknown_columns():
-    with pytest.raises(
-        ColumnError, match=r"x\.jsonl has the columns q, a, which fit none.*question, answer.*data\.columns"
-    ):
-        shape_of({"q": "Q", "a": "A"})
-
-
-def test_file_without_rows(tmp_path):
-    with pytest.raises(ColumnError, match=r"d\.jsonl has no row with columns"):
-        load_rows(tmp_path)
-    with pytest.raises(ColumnError, match=r"data\.columns names q, but .*d\.jsonl has no row with columns"):
-        load_rows(tmp_path, columns={"prompt": "q", "completion": "a"})
-
-
-def test_a_bad_first_row_does_not_hide_the_shape(tmp_path):
-    built, left_out = load(
-        write(tmp_path / "d.jsonl", [{"prompt": "Q"}, {"prompt": "Q", "completion": "A"}]), on_error="quarantine"
-    )
-    assert len(built) == 1
-    assert left_out["causes"] == {"missing": 1}
-
-
-# --- bad rows -------------------------------------------------------------------------------------------------------
+# --- labels -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("value", "cause", "reason"),
-    [
-        (None, "null", "is null"),
-        (math.nan, "nan", "is NaN"),
-        (3, "wrong_type", "must be text, but is the number 3"),
-        (True, "wrong_type", "is a bool"),
-        ({"a": 1}, "wrong_type", "is a dict"),
-        ("", "empty", "is empty"),
-        (" \n\u3000", "empty", "is empty"),
-        ("a\ud800b", "surrogate", "half a surrogate pair, U+D800"),
-        ("a\x00b", "control_character", "control character U+0000 at position 1"),
-        ("ab\x1b[0m", "control_character", "U+001B"),
-        ("it\x92s", "control_character", "U+0092"),  # an apostrophe of Windows-1252 read as Latin-1
-        ("\x0c", "control_character", "U+000C"),
-        ("x" * 100_001, "too_long", "has 100001 characters"),
-        ("x" * 10_000_000, "too_long", "has 10000000 characters"),
-    ],
+    ("values", "is_split"),
+    [(["train", "test"], True), (["Train", "dev"], True), (["a", "b"], False), ([2020, 2021], False)],
 )
-@pytest.mark.parametrize("column", ["prompt", "completion"])
-def test_bad_text_is_named(tmp_path, column, value, cause, reason):
-    good = {"prompt": "Q", "completion": "A"}
-    row = Row("d:2", "d:2", good | {column: value})
-    quarantine = Quarantine(tmp_path / "q.jsonl", "quarantine")
-    list(build([Row("d:1", "d:1", good), row], {"prompt": "prompt", "completion": "completion"}, quarantine))
-    assert quarantine.close(2) == {"rows": 1, "causes": {cause: 1}, "file": (tmp_path / "q.jsonl").as_posix()}
-    (entry,) = map(json.loads, (tmp_path / "q.jsonl").read_text().splitlines())
-    assert (entry["where"], entry["column"], entry["cause"]) == ("d:2", column, cause)
-    assert reason in entry["reason"]
-    assert len(json.dumps(entry)) < 1000  # a long cell is not written out again
+def test_a_split_column_is_one_that_names_splits(values, is_split):
+    rows = [{"prompt": "Q", "completion": "A", "split": value} for value in values]
+    detection = found(*rows)
+    assert ("split" in detection.columns) == is_split
+    assert ("split" in detection.unused) != is_split
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_empty_cells_are_named_in_every_format(tmp_path, suffix):
-    rows = [{"prompt": "Q", "completion": "A"}, {"prompt": None, "completion": "A"}, {"prompt": "Q", "completion": ""}]
-    _, left_out = load(write(tmp_path / f"d.{suffix}", rows), on_error="quarantine")
-    # CSV cannot tell "no value" from "no text"
-    assert left_out["causes"] == ({"null": 2} if suffix == "csv" else {"empty": 1, "null": 1})
+@pytest.mark.parametrize(("values", "is_flag"), [([True, False], True), ([0, 1], False), (["good", "bad"], False)])
+def test_a_label_column_is_a_flag_only_if_it_holds_booleans(values, is_flag):
+    assert ("label" in fields(*({"prompt": "Q", "completion": "A", "label": value} for value in values))) == is_flag
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_clean_rows_leave_no_quarantine(tmp_path, suffix):
-    (tmp_path / "quarantine.jsonl").write_text("of an earlier run")
-    _, left_out = load(write(tmp_path / f"d.{suffix}", [{"prompt": "Q", "completion": "A"}]))
-    assert left_out == {"rows": 0, "causes": {}, "file": None}
-    assert not (tmp_path / "quarantine.jsonl").exists()
+def test_a_group_column_with_one_value_is_refused_by_name():
+    rows = [{"prompt": f"Q{n}", "completion": "A", "Group": "all"} for n in range(3)]
+    with pytest.raises(ColumnError, match=r'column Group has the same value.*SET="data\.columns\.group=null"'):
+        found(*rows)
+    assert "group" in fields(rows[0] | {"Group": "other"}, *rows)
+    with pytest.raises(ColumnError, match="column topic has the same value"):
+        found(*(row | {"topic": "t"} for row in rows), columns={"group": "topic"})
 
 
-def test_nan_column_of_a_parquet_file(tmp_path):
-    """What pandas makes of a column in which nothing was filled in."""
-    rows = [{"prompt": "Q", "completion": math.nan}, {"prompt": "Q", "completion": 2.5}]
-    with pytest.raises(
-        RowError, match=r"d\.parquet row 1: column completion is NaN.*row 2: column completion must be text"
-    ):
-        load(write(tmp_path / "d.parquet", rows))
+# --- what fits nothing --------------------------------------------------------------------------------------------------
+
+
+def rows_of(**columns: str) -> list[dict]:
+    return [{name: f"{text} {n}" for name, text in columns.items()} for n in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("value", "column", "cause"),
+    ("rows", "line"),
     [
-        ("text", "messages", "wrong_type"),
-        ([], "messages", "roles"),
-        (["text"], "messages[0]", "wrong_type"),
-        (messages(("user", "Q")), "messages", "roles"),
-        (messages(("assistant", "A")), "messages", "roles"),
-        (messages(("user", "Q"), ("user", "Q")), "messages", "roles"),
-        (messages(*PAIR, ("user", "Q")), "messages", "roles"),
-        (messages(("user", "Q"), ("system", "S"), ("assistant", "A")), "messages", "roles"),
-        (messages(("system", "S"), ("system", "S"), *PAIR), "messages", "roles"),
-        (messages(("user", "Q"), ("robot", "A")), "messages[1].role", "roles"),
-        ([{"role": ["user"], "content": "Q"}, {"role": "assistant", "content": "A"}], "messages[0].role", "roles"),
-        ([{"content": "Q"}], "messages[0].role", "roles"),
-        ([{"role": "user"}], "messages[0].content", "missing"),
-        (messages(("user", "Q \ud800"), ("assistant", "A")), "messages[0].content", "surrogate"),
-        (messages(("user", None), ("assistant", "A")), "messages[0].content", "null"),
+        (rows_of(Frage="Q", Antwort="A"), 'SET="data.columns.prompt=Frage data.columns.completion=Antwort"'),
+        (rows_of(pregunta="Q", respuesta="A"), "data.columns.prompt=pregunta data.columns.completion=respuesta"),
+        (rows_of(问题="Q", 回答="A"), "data.columns.prompt=问题 data.columns.completion=回答"),
+        (rows_of(left="Q", right="A"), "data.columns.prompt=left data.columns.completion=right"),
+        (rows_of(article="Q", my_summary="A"), "data.columns.prompt=article data.columns.completion=my_summary"),
+        (
+            rows_of(user_question="Q", kontext="C", bot_answer="A", system_persona="S"),
+            "data.columns.prompt=user_question data.columns.completion=bot_answer data.columns.context=kontext "
+            "data.columns.system=system_persona",
+        ),
+        (rows_of(**{"The question": "Q", "Yes/No": "A"}), '`columns: {prompt: "The question", completion: "Yes/No"}`'),
     ],
 )
-def test_bad_messages(tmp_path, value, column, cause):
-    with pytest.raises(RowError, match=r"d\.jsonl:1: column messages"):
-        load_rows(tmp_path, {"messages": value})
-    (entry,) = map(json.loads, (tmp_path / "quarantine.jsonl").read_text().splitlines())
-    assert (entry["column"], entry["cause"]) == (column, cause)
+def test_the_message_has_the_line_for_these_columns(rows, line):
+    with pytest.raises(ColumnError) as caught:
+        found(*rows)
+    assert line in str(caught.value)
 
 
-def test_optional_cell_that_is_not_text(tmp_path):
-    with pytest.raises(RowError, match=r"d\.jsonl:1: column input"):
-        load_rows(tmp_path, {"instruction": "Add", "input": [1, 2], "output": "3"})
+@pytest.mark.parametrize("name", ["no", "12", "null", "a b", "a=b"])
+def test_names_that_are_no_plain_text_in_yaml_go_into_a_config(name):
+    assert suggestion({"prompt": name}).startswith("in a config, below data: `columns: {prompt: ")
 
 
-def test_bad_label(tmp_path):
-    with pytest.raises(RowError, match=r"d\.jsonl:1: column group must be text, but is a list"):
-        load_rows(tmp_path, {"prompt": "Q", "completion": "A", "group": ["a"]})
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "data.columns.prompt=prompt data.columns.completion=chosen"),
+        (
+            {"question": "Q", "chosen": CHAT[1:], "rejected": CHAT[1:]},
+            "data.columns.prompt=question data.columns.completion=chosen",
+        ),
+        ({"prompt": "Q", "chosen": CHAT, "rejected": CHAT}, "data.columns.messages=chosen"),
+        (
+            {"conversations": CHAT[:1], "chosen": CHAT[1], "rejected": CHAT[1]},
+            "data.columns.prompt=conversations data.columns.completion=chosen",
+        ),
+        ({"chosen": "Human: Q Assistant: A", "rejected": "Human: Q Assistant: B"}, "cannot be told apart"),
+    ],
+)
+def test_preference_pairs(row, line):
+    with pytest.raises(ColumnError, match="preference pairs") as caught:
+        found(row)
+    assert line in str(caught.value)
 
 
-def test_every_bad_row_is_named(tmp_path):
-    rows = [{"prompt": "Q", "completion": "A"}, {"prompt": "Q"}, {"prompt": 3, "completion": "A"}]
-    with pytest.raises(
-        RowError, match=r"2 of 3 rows.*d\.jsonl:2: column completion is missing; .*d\.jsonl:3: column prompt"
-    ):
-        load_rows(tmp_path, *rows)
-    built, left_out = load(write(tmp_path / "d.jsonl", rows), on_error="quarantine")
-    assert [record["id"] for record in built] == ["d.jsonl:1"]
-    assert left_out["causes"] == {"missing": 1, "wrong_type": 1}
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"text": "### Human: Q ### Assistant: A"}, "nothing says which part of that text is the response"),
+        ({"message_id": "1", "parent_id": None, "text": "Q", "role": "prompter"}, "trees of messages"),
+        ({"prompt": {"text": "Q", "replies": []}}, "trees of messages"),
+        ({"a": 1, "b": 2}, r"a \(number\), b \(number\), and none of them can be a response"),
+    ],
+)
+def test_rows_without_a_response(row, says):
+    with pytest.raises(ColumnError, match=says):
+        found(row, row)
+
+
+def test_a_file_without_rows():
+    with pytest.raises(ColumnError, match=r"x\.jsonl has no rows"):
+        found()

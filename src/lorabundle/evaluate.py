@@ -64,9 +64,9 @@ def run(run_config: Config) -> Artifacts:
         add_majority(examples, train_rows, rows, run_config)
     facts = {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
     facts |= {"warnings": warnings, "baselines": baselines}
-    if not has_verifier(run_config) and (labels := labels_of(train_rows, rows)):
+    if not has_verifier(run_config) and (labels := labels_of([*map(reference, train_rows)], [*map(reference, rows)])):
         log.info("answers are labels, so the share of right ones is counted: %s", ", ".join(labels))
-        add_marks(examples, train_rows, rows)
+        add_marks(examples, majority_answers(train_rows, rows))
         facts["labels"] = labels
     return Artifacts(
         inputs=[run_config.model_dir, run_config.adapter_dir, config.PROCESSED / "train", config.PROCESSED / "test"],

@@ -34,9 +34,15 @@ def pairs(count: int) -> list[dict]:
 
 BAD = [
     {"prompt": "hello", "completion": None},
-    {"prompt": "hello", "completion": "<|im_end|>"},
+    {"prompt": "hello", "completion": "a <|im_end|> b"},
     {"prompt": "hello " * 200, "completion": "there"},
 ]
+WRITTEN = {
+    "jsonl": "one JSON value a line, UTF-8",
+    "json": "a JSON document, UTF-8",
+    "csv": "CSV, cells separated by commas, UTF-8",
+    "parquet": "Parquet",
+}
 QUARANTINE = Path("outputs/tiny/quarantine.jsonl")
 
 
@@ -47,13 +53,14 @@ def test_bad_rows_are_left_out_and_counted_in_every_format(run, suffix):
     assert manifest["records"] == 123
     assert manifest["quarantined"] == {
         "rows": 3,
-        "causes": {"control_token": 1, "null": 1, "prompt_too_long": 1},
+        "causes": {"null": 1, "prompt_too_long": 1, "template": 1},
         "file": QUARANTINE.as_posix(),
     }
     assert manifest["format"] == {
         "file": suffix,
         "shape": "prompt/completion",
         "columns": {"prompt": "prompt", "completion": "completion"},
+        "files": [f"mine.{suffix}: {WRITTEN[suffix]}"],
     }
     where = [json.loads(line)["where"] for line in QUARANTINE.read_text().splitlines()]
     assert where == [f"mine.jsonl:{n}" if suffix == "jsonl" else f"mine.{suffix} row {n}" for n in (121, 122, 123)]

@@ -158,6 +158,9 @@ def dry_project(project):
     Path(OWN_CONFIG).write_text("extends: default.yaml\nrun: mine\n")
     Path("path/to").mkdir(parents=True)
     Path("path/to/mine.csv").touch()
+    Path("data/mine").mkdir(parents=True)
+    for name in ("qa.xlsx", "a.csv", "b.csv", "mine/train.jsonl", "mine/test.jsonl"):
+        Path("data", name).touch()
     return project
 
 
@@ -181,7 +184,8 @@ def test_make_commands_are_valid(dry_project):
 
 def test_own_data_in_one_line(dry_project):
     """As README says: the run takes the file's name, unless SET has another."""
-    command = section("README.md", "Your own data").split("```")[1].strip()
+    inspect, command = section("README.md", "Your own data").split("```")[1].strip().splitlines()
+    assert inspect.startswith("make inspect DATA=path/to/mine.csv  ")
     assert command == "make all DATA=path/to/mine.csv"
     for run, changes in (("mine", []), ("try1", ["SET=run=try1"])):
         test_makefile.make("all", "DATA=path/to/mine.csv", *changes, config="config/default.yaml")

@@ -13,6 +13,7 @@ from lorabundle.core.config import Config
 from lorabundle.core.config_file import load_config
 from lorabundle.core.errors import HashMismatchError, MissingInputError, ModelFormatError, NetworkError
 from tests.conftest import TINY
+from tests.unit.data.test_splits import settings
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 # Of the bytes "hello\n", as `git hash-object` and `sha256sum` print them
@@ -177,7 +178,7 @@ def test_download_that_fails_says_what_to_check(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fetch, "snapshot_download", fail)
     with pytest.raises(NetworkError) as caught:
-        fetch.dataset_from_hub("someone/questions", REVISION, tmp_path)
+        fetch.dataset_from_hub(settings(source="someone/questions", revision=REVISION), tmp_path)
     assert str(caught.value) == (
         f"someone/questions at {REVISION} cannot be downloaded, and is not in the local hub cache: no connection. Check the "
         "network and the values of data.source and data.revision. A gated dataset needs HF_TOKEN. Then run the same command "

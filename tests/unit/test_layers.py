@@ -10,7 +10,7 @@ from lorabundle.core.stage import STAGES
 from tests.conftest import ROOT
 
 SOURCE = ROOT / "src"
-COMMANDS = {*STAGES, "verify", "seeds", "resolve_config"}
+COMMANDS = {*STAGES, "verify", "seeds", "inspect", "resolve_config"}
 # Each package imports only from those named here
 LAYERS = {
     "core": set(),

@@ -221,10 +221,41 @@ def test_own_data_in_one_word(project):
     assert make("all", "DATA=data/My.own_rows.csv")[0] == "preprocess"
 
 
+@pytest.mark.parametrize(
+    ("data", "run", "source"),
+    [
+        ("data/mine", "mine", "data/mine"),
+        ("data/mine/", "mine", "data/mine/"),
+        ("data/mine/a.csv data/mine/b.csv", "a", ["data/mine/a.csv", "data/mine/b.csv"]),
+        ("data/mine/*.csv", "mine", "data/mine/*.csv"),
+    ],
+)
+def test_own_data_of_several_files(project, data, run, source):
+    """A file that is added, changed or removed is noticed, as far as it is read."""
+    Path("data/mine").mkdir(parents=True)
+    for name in "ab":
+        Path(f"data/mine/{name}.csv").write_text("prompt,completion\n")
+    assert make("all", f"DATA={data}") == STAGES
+    settings = yaml.safe_load(Path(f"outputs/{run}/config.yaml").read_text())
+    assert (settings["run"], settings["data"]["source"]) == (run, source)
+    age(*Path().rglob("*"))
+    assert make("all", f"DATA={data}") == []
+    os.utime("data/mine/b.csv")
+    assert make("all", f"DATA={data}")[0] == "preprocess"
+    if isinstance(source, str):
+        age(*Path().rglob("*"))
+        Path("data/mine/c.csv").write_text("x")
+        os.utime("data/mine/c.csv", (0, 0))
+        assert make("all", f"DATA={data}")[0] == "preprocess"
+        age(*Path().rglob("*"))
+        Path("data/mine/c.csv").unlink()
+        assert make("all", f"DATA={data}")[0] == "preprocess"
+
+
 @pytest.mark.parametrize("name", ["mine.csv", "someone/questions"])
 def test_own_data_that_is_not_there_is_named_before_anything_is_done(project, name):
     error = fails("all", "ENGINE=venv", f"DATA={name}")
-    assert f"config: error: there is no file {name}. Name a data file; or a dataset on the hub" in error
+    assert f"config: error: there is no file {name}. Name data files or a folder; or a dataset on the hub" in error
     assert not Path("outputs").exists()
 
 

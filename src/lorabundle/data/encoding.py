@@ -57,7 +57,7 @@ def _encode(record: dict, tokenizer, max_length: int, columns: dict[str, str], n
         ):
             notes.add("definitions of tools not used, because the model's chat template does not show them")
     except RowTemplateError as error:
-        raise RowProblem("roles", str(error).rstrip("."), _column(columns, "completion")) from error
+        raise RowProblem("template", str(error).rstrip("."), _column(columns, "completion")) from error
     is_label = [label != prompts.IGNORE_INDEX for label in encoded["labels"]]
     if not any(is_label[:max_length]):
         num_prompt_tokens = is_label.index(True)

@@ -62,7 +62,7 @@ def _read_wheels(settings: config.Data, quarantine: Quarantine) -> Source:
     path = config.RAW / f"{settings.source}.jsonl"
     write_jsonl(path, built)
     records = check_built(iterate_jsonl(path, "Run `make data`."), quarantine)
-    described = {"file": "built", "shape": settings.source, "columns": {}}
+    described = {"file": "built", "shape": settings.source, "columns": {}, "files": []}
     return Source(list(wheels.values()), records, described, wheel_licences(wheels))
 
 

@@ -5,8 +5,6 @@ For these, the share of right answers says more than words in common with the re
 
 from collections import Counter
 
-from lorabundle.evaluation.baselines import majority_answers, reference
-
 MOST_LABELS, MOST_WORDS = 20, 7
 ROWS_PER_LABEL = (
     4  # fewer training rows for each distinct answer: then these may be short answers to different questions
@@ -20,19 +18,19 @@ def normal(text: str) -> str:
     return text.strip().removesuffix(".").strip().casefold()
 
 
-def labels_of(train_rows: list[dict], test_rows: list[dict]) -> list[str]:
-    """The labels that answers are, the most frequent in training first; [] if the answers are not labels.
+def labels_of(train: list[str], test: list[str]) -> list[str]:
+    """The labels that the answers of the training and test rows are, the most frequent first; [] if they are no labels.
 
     They are if there are 2 to `MOST_LABELS` distinct ones of up to `MOST_WORDS` words in the training rows, each on average in
     `ROWS_PER_LABEL` rows or more, and nearly all test references are among them.
     """
-    counts = Counter(normal(reference(row)) for row in train_rows)
-    if not 2 <= len(counts) <= MOST_LABELS or len(counts) * ROWS_PER_LABEL > len(train_rows):
+    counts = Counter(map(normal, train))
+    if not 2 <= len(counts) <= MOST_LABELS or len(counts) * ROWS_PER_LABEL > len(train):
         return []
     if any(len(label.split()) > MOST_WORDS or len(label) > 60 for label in counts):
         return []
-    known = sum(normal(reference(row)) in counts for row in test_rows)
-    return sorted(counts, key=lambda label: (-counts[label], label)) if known >= COVERED * len(test_rows) else []
+    known = sum(normal(answer) in counts for answer in test)
+    return sorted(counts, key=lambda label: (-counts[label], label)) if known >= COVERED * len(test) else []
 
 
 def mark(answer: str, expected: str) -> float:
@@ -40,9 +38,8 @@ def mark(answer: str, expected: str) -> float:
     return float(normal(answer) == normal(expected))
 
 
-def add_marks(examples: list[dict], train_rows: list[dict], test_rows: list[dict]) -> None:
-    """Add the marks of both models' answers, and of the most frequent training answer, to the rows of examples.jsonl."""
-    frequent = majority_answers(train_rows, test_rows)
+def add_marks(examples: list[dict], frequent: list[str]) -> None:
+    """Add the marks of both models' answers, and of `frequent`, the most frequent training answers, to rows of examples.jsonl."""
     for example, text in zip(examples, frequent, strict=True):
         for model in ("base", "finetuned"):
             example[model]["score"] = mark(example[model]["text"], example["reference"])

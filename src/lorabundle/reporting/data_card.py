@@ -35,10 +35,10 @@ def source_table(manifest: Fields) -> Table:
     licences: list[Inline] = []
     for number, (name, licence) in enumerate(manifest.part("licences").items()):
         licences += [*([", "] if number else []), Code(name), " ", Code(str(licence))]
-    files = form.get("files", [])
+    files = form["files"]
     rows: list[list[Line]] = [
         ["Source", Code(manifest.text("source"))],
-        *([["File" if number == 0 else "", str(file)] for number, file in enumerate(files[:MOST_FILES])]),
+        *([["File" if number == 0 else "", Code(str(file))] for number, file in enumerate(files[:MOST_FILES])]),
         ["Format", shape],
         ["Licences", licences or "unknown: the data states none"],
     ]
@@ -67,7 +67,7 @@ def rows_table(manifest: Fields) -> Table:
     dropped = manifest.part("dropped")
     rows += [[f"Dropped: {cause.replace('_', ' ')}", dropped.number(cause, "{:,}")] for cause in dropped]
     for note in manifest["notes"]:
-        rows.append([["Note: ", note.text("note")], note.number("rows", "{:,}")])
+        rows.append([["Note: ", Code(note.text("note"))], note.number("rows", "{:,}")])
     used = sum(manifest.part("splits").part(name)["examples"] for name in SPLITS)
     rows.append(["In the splits", f"{used:,}"])
     return Table("What became of the rows", MANIFEST, ["Rows", "Number"], rows)

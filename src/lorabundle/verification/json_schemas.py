@@ -125,7 +125,7 @@ class DataFormat(Schema):
     file: str
     shape: str
     columns: dict[str, str]
-    files: list[str] = None
+    files: list[str]
 
 
 class Quarantined(Schema):

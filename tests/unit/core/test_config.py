@@ -38,7 +38,9 @@ OWN = ["data.source=someone/questions", "data.packages=[]"]
 
 @pytest.mark.parametrize("revision", ["null", "main", "abc123"])
 def test_hub_dataset_needs_a_full_commit(workspace, revision):
-    with pytest.raises(ConfigError, match=r"data\.revision must be the full 40-digit commit.*there is no file someone"):
+    with pytest.raises(
+        ConfigError, match=r"data\.revision must be the full 40-digit commit.*there is no file or folder someone"
+    ):
         load_config(Path("config/smoke.yaml"), [*OWN, f"data.revision={revision}"])
 
 
@@ -59,7 +61,7 @@ def test_file_is_no_hub_dataset(workspace, source):
 @pytest.mark.parametrize("source", ["mine.txt", "a/b/c", "docstring"])
 def test_source_of_no_known_kind(workspace, source):
     with pytest.raises(
-        ConfigError, match=r"data\.source must be docstrings or reasoning_gym, a file that ends in one of \.parquet"
+        ConfigError, match=r"data\.source must be docstrings or reasoning_gym, a file of a known format, a folder"
     ):
         load_config(Path("config/smoke.yaml"), ["data.packages=[]", f"data.source={source}"])
 
@@ -79,7 +81,7 @@ def test_columns_that_give_no_row(workspace, columns, message):
 
 
 def test_columns_are_for_data_of_ones_own(workspace):
-    with pytest.raises(ConfigError, match="docstrings has no columns"):
+    with pytest.raises(ConfigError, match=r"data\.columns is for your own data; the source is docstrings"):
         load_config(Path("config/smoke.yaml"), ["data.columns={kind: a}"])
 
 

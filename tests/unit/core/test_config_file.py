@@ -132,7 +132,7 @@ COMMIT = "ab" * 20
 )
 def test_make_reads_what_python_reads(workspace, path, overrides):
     agree(path.relative_to(ROOT), *overrides)
-    assert len(make_reads(path)) == 6
+    assert len(make_reads(path)) == 10
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,9 @@ def test_make_reads_what_python_reads(workspace, path, overrides):
         "extends: reasoning.yaml\nrun: mine\ndata:\n  tasks:\n    gcd:\n      size: 9\n      source: no\n      seed: 1\n",
         "extends: default.yaml\r\nrun: mine\r\nmodel:\r\n  path: x\r\n",
         "extends: default.yaml\nrun: mine\nmodel:\n  revision: ~\n  path: a-b\n  source: local\n",
+        "extends: default.yaml\nrun: mine\ndata:\n  source: [a.jsonl, 'b.csv.gz', \"c/d.json\"]  # three\n",
+        "extends: default.yaml\nrun: mine\ndata:\n  splits: {train: a.jsonl, test: sub/b.jsonl}\n  max_length: 64\n",
+        "extends: default.yaml\nrun: mine\ndata:\n  source: data/*.jsonl\n",
     ],
 )
 def test_make_reads_every_plain_form(workspace, text):
@@ -155,10 +158,18 @@ def test_make_reads_every_plain_form(workspace, text):
     [
         (
             "extends: default.yaml\nrun: mine\ndata: {source: mine.csv}\n",
-            r"data\.source is 'mine\.csv', but make.*'docstrings'",
+            r"make cannot follow the data file mine\.csv.*on one line, indented below `data:`",
         ),
         ("{extends: default.yaml, run: mine}\n", r"but make, .* finds ''.*on a line of its own"),
         ("extends: default.yaml\nrun: >-\n  mine\n", r"run is 'mine', but make, .* finds '>-'"),
+        (
+            "extends: default.yaml\nrun: mine\ndata:\n  source: data/qa[v2].csv\n",
+            r"make cannot follow the data file data/qa\[v2\]\.csv.*cp -r 'data/qa\[v2\]\.csv' data/qa-v2\.csv",
+        ),
+        (
+            "extends: default.yaml\nrun: mine\ndata:\n  source:\n    - a.csv\n    - b.csv\n",
+            r"make cannot follow the data file a\.csv.*`source: \[one, two\]`",
+        ),
         (
             "extends: default.yaml\nrun: mine\ndata:\n  source: my data.csv\n",
             "make cannot use a file name or run name with spaces",

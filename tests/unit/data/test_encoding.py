@@ -55,7 +55,7 @@ def test_tools_that_the_template_leaves_out_condemn_the_row(tokenizer, quarantin
     record = ask("hello", "there")
     record["completion"] = [*record["completion"], {"role": "tool", "content": "robe"}, *record["completion"]]
     assert len(list(encode_rows(pairs(record, ask("what", "is")), tokenizer, 64, quarantine, COLUMNS, Notes()))) == 1
-    assert quarantine.causes() == {"roles": 1}
+    assert quarantine.causes() == {"template": 1}
     assert "role tool" in quarantine.rows[0]["reason"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorabundle.core.errors import NoSupervisedTokensError, OutputError, RowError, TemplateError
+from lorabundle.core.errors import NoSupervisedTokensError, OutputError, RowError
 from lorabundle.data.quarantine import Quarantine, RowProblem, printable
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from lorabundle.evaluation.answer_scores import Rouge, SacreBleu, repetition_rate, score_answers, sentence_chrf
+from lorabundle.evaluation.text_units import TextUnits
 
 
 def test_rouge_by_hand():
@@ -38,7 +39,7 @@ def test_chrf_by_hand():
 )
 def test_repetition_rate_by_hand(text, rate):
     """`a b c d a b c d` has 5 four-grams: abcd bcda cdab dabc abcd, of which one is a repeat."""
-    assert repetition_rate(text) == pytest.approx(rate)
+    assert repetition_rate(text, TextUnits(True, "13a")) == pytest.approx(rate)
 
 
 def test_each_answer_has_its_scores_under_the_keys_of_the_file():

@@ -31,6 +31,7 @@ def test_what_became_of_the_rows(manifest):
         ["Dropped: exact duplicate", "3"],
         ["Dropped: near duplicate", "1"],
         ["Dropped: over split limit", "2"],
+        ["Note: column url not used", "9"],
         ["In the splits", "12"],
     ]
 
@@ -43,8 +44,9 @@ def test_nothing_quarantined_names_no_file(manifest):
 def test_unknown_licences_are_called_unknown(manifest):
     manifest["licences"] = {}
     table = cells(source_table(Fields(manifest, "manifest.json")))
-    assert table[1] == ["Format", "jsonl, shape alpaca; columns: prompt from instruction; completion from output"]
-    assert table[2] == ["Licences", "unknown: the data states none"]
+    assert table[1] == ["File", "data/mine.jsonl: one JSON value a line, UTF-8"]
+    assert table[2] == ["Format", "jsonl, shape alpaca; columns: prompt from instruction; completion from output"]
+    assert table[3] == ["Licences", "unknown: the data states none"]
 
 
 def test_lengths(manifest):

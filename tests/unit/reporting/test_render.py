@@ -58,7 +58,10 @@ def hostile_files(name: str, text: str) -> dict:
     manifest["quarantined"]["causes"] = {name: 2}
     manifest["dropped"] = {name: 1}
     manifest["format"]["columns"] = {"prompt": name, "completion": name}
-    manifest["format"]["shape"] = name
+    manifest["format"]["shape"] = manifest["notes"][0]["note"] = name
+    manifest["format"]["files"] = [name]
+    for segment in manifest["example"]:
+        segment["text"] = text
     manifest["source"] = manifest["quarantined"]["file"] = name
     for pair in manifest["duplicates"]["remaining"]:
         pair["a"]["id"] = pair["b"]["id"] = name
@@ -85,7 +88,8 @@ def test_hostile_text_adds_nothing_to_the_html(smoke):
     assert hostile.texts["script"] == tame.texts["script"]
     assert hostile.texts["style"] == tame.texts["style"]
     assert hostile.texts["code"].count(EVIL) == tame.texts["code"].count("tame") > 20
-    assert set(hostile.texts["pre"]) == {"\n" + EVIL_LINES}  # HTML drops the first line break
+    example = EVIL_LINES * 2  # what is learnt follows what is not
+    assert set(hostile.texts["pre"]) == {"\n" + EVIL_LINES, "\n" + example}  # HTML drops the first line break
     assert EVIL in set(hostile.attributes("data-kind"))
     assert all(element[0] != "img" for element in hostile.elements)
 
@@ -94,7 +98,8 @@ def test_hostile_text_adds_nothing_to_the_markdown(smoke):
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     tame, hostile = (parser.parse(renderings(smoke, *texts)[0]) for texts in (("tame", "tame"), (EVIL, EVIL_LINES)))
     assert [token.type for token in hostile] == [token.type for token in tame]
-    assert {token.content for token in hostile if token.type == "fence"} == {EVIL_LINES + "\n"}
+    example = f"{EVIL_LINES}[[{EVIL_LINES}]]\n"
+    assert {token.content for token in hostile if token.type == "fence"} == {EVIL_LINES + "\n", example}
     assert all(token.info == "text" for token in hostile if token.type == "fence")
     before, after = ([child for token in tokens for child in token.children or []] for tokens in (tame, hostile))
     assert [child.type for child in after] == [child.type for child in before]

@@ -10,6 +10,7 @@ from lorabundle.reporting.results import (
     by_kind,
     changes_table,
     check_same_evaluation,
+    confusion_tables,
     explanation,
     model_sentence,
     results_page,
@@ -26,8 +27,11 @@ def metrics():
     return fake_run.metrics()
 
 
+EXAMPLES = [Fields({"prompt": [{"role": "user", "content": "q"}], "reference": "An answer"}, "examples.jsonl")]
+
+
 def verdict_lines(metrics: dict) -> list[str]:
-    return [plain(line) for line in verdict(Fields(metrics, "metrics.json"))]
+    return [plain(line) for line in verdict(Fields(metrics, "metrics.json"), Fields({"warnings": []}, "manifest.json"))]
 
 
 def test_verdict_says_when_nothing_was_measured(metrics):
@@ -107,7 +111,7 @@ def test_accuracy_is_shown_where_there_is_one(metrics):
         "Base: right",
         "Fine-tuned: right",
     ]
-    assert "Wilson" in explanation(scored, 96)
+    assert "Wilson" in explanation(scored, EXAMPLES, 96)
 
 
 def test_accuracy_of_only_one_model_is_an_error(metrics):
@@ -134,12 +138,13 @@ def test_every_metric_has_a_column_and_an_explanation(metrics):
     shown = [metric for metric in METRICS.values() if not metric.needs_verifier]
     fields = Fields(metrics, "metrics.json")
     assert results_table(fields).header == ["Model", *(metric.heading for metric in shown)]
-    text = explanation(fields, 96)
+    text = explanation(fields, EXAMPLES, 96)
     assert text.startswith(
         "The test split has 4 examples with 40 response tokens. Answers are greedy and have at most 96 tokens."
     )
     assert all(f" {metric.heading}: {metric.explanation}." in text for metric in shown)
     assert "verifier" not in text
+    assert text.endswith("BLEU uses sacrebleu's tokenizer 13a.")
 
 
 def test_numbers_are_in_the_format_of_their_metric(metrics):
@@ -192,3 +197,36 @@ def test_samples_have_prompt_answers_and_reference():
         ("Reference", "Reference e1", ""),
     ]
     assert first.change == "change of loss -1.0000 nats a token"
+
+
+def test_warnings_about_the_data_stand_with_the_verdict(metrics):
+    manifest = Fields({"warnings": ["The test split has only 6 groups of rows."]}, "manifest.json")
+    lines = [plain(line) for line in verdict(Fields(metrics, "metrics.json"), manifest)]
+    assert lines[-1] == "Warning: The test split has only 6 groups of rows."
+
+
+def test_conversations_and_other_scripts_are_explained(metrics):
+    turns = [
+        {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "你好！"},
+        {"role": "user", "content": "？"},
+    ]
+    text = explanation(
+        Fields(metrics, "m"), [Fields({"prompt": turns, "reference": "小屋在河边。"}, "e"), *EXAMPLES], 96
+    )
+    assert "1 of the examples are conversations" in text
+    assert "characters where the script puts no spaces" in text
+    assert "tokenizer" in text
+
+
+def test_labels_have_a_confusion_table(metrics):
+    def example(reference: str, base: str, finetuned: str) -> Fields:
+        return Fields(
+            {"reference": reference, "base": {"text": base}, "finetuned": {"text": finetuned}}, "examples.jsonl"
+        )
+
+    examples = [example("Yes", "yes.", "yes"), example("no", "perhaps", "no"), example("no", "yes", "no")]
+    base, finetuned = confusion_tables(Fields({"labels": ["no", "yes"]}, "metrics.json"), examples)
+    assert [plain(cell) for cell in base.header] == ["Expected", "no", "yes", "(other)"]
+    assert cells(base) == [["no", "0", "1", "1"], ["yes", "0", "1", "0"]]
+    assert cells(finetuned) == [["no", "2", "0", "0"], ["yes", "0", "1", "0"]]

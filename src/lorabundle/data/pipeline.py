@@ -204,7 +204,7 @@ def _shortcomings(run_config: Config, splits: dict[str, Dataset]) -> list[str]:
     num_groups = len(set(splits["test"]["group"]))
     if num_groups < FEW_GROUPS:
         warnings.append(
-            f"The test split has only {num_groups} groups of rows. With fewer than {FEW_GROUPS}, intervals are rough, and a small change "
+            f"The test split has only {num_groups} group{'s' if num_groups > 1 else ''} of rows. With fewer than {FEW_GROUPS}, intervals are rough, and a small change "
             f"of the loss or of the accuracy cannot be told from chance. Add test rows to show one."
         )
     return warnings

@@ -346,20 +346,14 @@ def _most_frequent(column: Column) -> str:
 
 def guess_fields(found: dict[str, Column]) -> dict[str, str]:
     """A guess of what columns mean that have unusual names: by words in their names, then by their order. For messages only."""
-    texts = [name for name, column in found.items() if column.is_text and len(column.values) > 1]
+    texts = [name for name, column in found.items() if column.is_text]
     guess: dict[str, str] = {}
     for name in ("completion", "prompt", "context", "system"):
-        hits = [
-            (normal(column).find(word), column) for word in HINTS[name] for column in texts if word in normal(column)
-        ]
-        free = [column for _, column in hits if column not in guess.values()]
+        hits = (column for word in HINTS[name] for column in texts if word in normal(column))
+        free = [column for column in hits if column not in guess.values()]
         if free:
             guess[name] = free[0]
-    if found and "system" not in guess:
-        constant = [name for name in found if found[name].is_text and name not in guess.values()]
-        system = next((name for name in constant if any(word in normal(name) for word in HINTS["system"])), None)
-        guess |= {"system": system} if system else {}
-    left = [name for name in texts if name not in guess.values()]
+    left = [name for name in texts if name not in guess.values() and len(found[name].values) > 1]
     for name in ("prompt", "completion"):
         if name not in guess and left:
             guess[name] = left.pop(0)

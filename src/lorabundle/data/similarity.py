@@ -35,8 +35,9 @@ FREQUENT_TEXTS, FREQUENT_PART = 10, 0.05
 # So many frequent shingles in a text are a template's. With fewer, two texts that differ elsewhere are not near at a threshold of 0.8:
 # one other word is three other shingles, and 23 / (23 + 3 + 3) is 0.79.
 TEMPLATE = 24
-# And so many others are what the template is around. With fewer, the texts differ in a word (three shingles): they are near copies.
-MESSAGE = 4
+# And so many others are what the template is around: a word in its middle is three. With fewer, the texts are near copies, unless the
+# template is long: 240 messages behind an instruction of 100 words may differ in their last word only.
+MESSAGE, LONG_TEMPLATE = 3, 48
 CROWD = 100  # a text with this many near ones is not compared with later texts, or n copies would cost n * n / 2 comparisons
 
 # Han, kana, Hangul, Thai, Lao, Myanmar, Khmer
@@ -84,7 +85,8 @@ def without_template(shingle_set: np.ndarray, frequent: np.ndarray) -> np.ndarra
     places = np.searchsorted(frequent, shingle_set).clip(max=len(frequent) - 1)
     is_frequent = frequent[places] == shingle_set
     num_frequent = int(is_frequent.sum())
-    is_template = num_frequent >= TEMPLATE and len(shingle_set) - num_frequent >= MESSAGE
+    num_others = len(shingle_set) - num_frequent
+    is_template = num_frequent >= LONG_TEMPLATE or (num_frequent >= TEMPLATE and num_others >= MESSAGE)
     return shingle_set[~is_frequent] if is_template else shingle_set
 
 

@@ -237,6 +237,14 @@ def test_messages_around_a_template_are_compared_without_it(form):
     assert len({record["group"] for record in kept}) == 100
 
 
+def test_short_messages_behind_a_long_template_differ_in_their_last_word_only():
+    forms = ["where is my parcel", "box arrived wet", "lost slip", "thank you for number"]
+    texts = [f"{TEMPLATE} {forms[n % 4]} {n}" for n in range(240)]
+    kept, dropped, _ = deduplicate(rows(*((text, f"label{n % 4}") for n, text in enumerate(texts))), THRESHOLD)
+    assert dropped == {"exact_duplicate": 0, "near_duplicate": 0}
+    assert len({record["group"] for record in kept}) == 240
+
+
 def test_several_templates_in_one_dataset():
     templates = [" ".join(words(7 + n, 60)) for n in range(5)]
     texts = [f"{templates[n % 5]} {' '.join(words(100 + n, 10))}" for n in range(200)]

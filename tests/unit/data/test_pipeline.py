@@ -71,7 +71,7 @@ def test_few_test_groups_are_a_warning(prepared):
     found = prepared(some(60), "data.max_test_examples=500")
     num_groups = len(found.splits["test"])
     assert 0 < num_groups < 30
-    assert found.warnings == [warning for warning in found.warnings if f"only {num_groups} groups" in warning]
+    assert found.warnings == [warning for warning in found.warnings if f"only {num_groups} group" in warning]
 
 
 def test_turns_that_are_not_learnt_are_kept_through_the_files(prepared):

@@ -178,6 +178,18 @@ def test_hub_dataset_from_the_cache_without_network(hub_dataset, tiny_config):
     assert list(manifest["source_sha256"]) == [f"{folder}/data/train-{n}.jsonl" for n in (0, 1)]
 
 
+def test_only_the_files_that_data_files_names_are_fetched(hub_dataset, tiny_config):
+    config = tiny_config(*DATASET, "data.files=data/*-1.jsonl")
+    fetch.run(config)
+    assert [path.name for path in config.data.dataset_dir.rglob("*.jsonl")] == ["train-1.jsonl"]
+    preprocess.run(config)
+    assert json.loads((config.run_dir / "manifest.json").read_text())["records"] == 50
+    fetch.run(tiny_config(*DATASET))  # another choice is fetched again
+    assert len(list(config.data.dataset_dir.rglob("*.jsonl"))) == 2
+    with pytest.raises(MissingInputError, match=r"has no data file that matches data\.files: other/\*"):
+        fetch.run(tiny_config(*DATASET, "data.files=other/*"))
+
+
 def test_complete_dataset_is_not_fetched_again(hub_dataset, tiny_config, monkeypatch):
     config = tiny_config(*DATASET)
     fetch.run(config)

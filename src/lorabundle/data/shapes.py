@@ -164,7 +164,6 @@ def detect(rows: Iterable[Row], settings: Data) -> Detection:
 
     Raises:
         ColumnError: they fit no known shape, `data.columns` names one that no row has, or a group column puts all rows in one group.
-        RowProblem is never raised: rows that cannot be read are passed over here.
     """
     found: dict[str, Column] = {}  # in order of appearance
     num_rows = num_read = 0

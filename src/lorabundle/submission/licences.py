@@ -73,7 +73,7 @@ def data_licences(run: FinishedRun) -> dict[str, str]:
     """The licences that each dataset, or each package that data was made from, states; "" if it states none."""
     data, stated_by = run.config.data, run.manifest.part("licences")
     packages = [name for name in stated_by if name != run.config.model.path]
-    return {name: stated_by.get(name, "") for name in data.packages or packages or [data.source]}
+    return {name: stated_by.get(name, "") for name in data.packages or packages or [data.source_name]}
 
 
 def document(run: FinishedRun, packages: list[Package]) -> str:

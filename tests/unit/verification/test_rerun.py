@@ -9,7 +9,7 @@ import pytest
 from lorabundle.core.errors import MissingInputError
 from lorabundle.core.files import atomic_write, read_json, write_json
 from lorabundle.evaluation.tolerances import allowed
-from lorabundle.verification.rerun import data_paths, check_rerun, lay_out, trained_the_same_adapter
+from lorabundle.verification.rerun import check_rerun, data_paths, lay_out, trained_the_same_adapter
 from lorabundle.verification.unpacked import ADAPTER, FOLDER, RERUN, Submission
 from tests.fake_submission import contents, unpacked
 from tests.unit.data.test_splits import settings

@@ -117,8 +117,9 @@ def _record(row: Row, columns: dict[str, str], notes: Notes) -> dict:
     except RowProblem as problem:
         raise RowProblem(problem.cause, problem.reason, columns.get("messages") or columns["completion"]) from problem
     first = next(index for index, turn in enumerate(turns) if turn["role"] == "assistant")
-    # Rows with equal or similar texts are joined later; this only names the group of a conversation that is like no other
-    content = repr([(turn["role"], turn["content"]) for turn in turns])
+    # Rows with one prompt are one group. Conversations may open alike (a greeting), so all their turns count
+    is_single = len(turns) == first + 1
+    content = repr(turns[:first]) if is_single else repr([(turn["role"], turn["content"]) for turn in turns])
     labels = {"id": row.key, "group": sha256_bytes(content.encode())[:16], "kind": "all"}
     labels |= {name: clean(values[name], columns[name]) for name in LABELS if name in values}
     record = labels | {"split": _split(row, values, columns), "prompt": turns[:first], "completion": turns[first:]}

@@ -127,7 +127,7 @@ def test_another_encoding_is_named_with_commands_that_work(case, encoding, capfd
     assert "row 1" in message
     assert "iconv -f" in message
     assert "data.encoding" in message
-    assert len(case.learns(content, "ansi.csv", f"data.encoding={encoding}")) == 60
+    assert len(case.learns(content, "ansi.csv", f"data.encoding={encoding}", "data.near_duplicate_threshold=1.0")) == 60
 
 
 # --- What is between cells --------------------------------------------------------------------------------------------

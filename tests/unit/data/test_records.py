@@ -108,7 +108,7 @@ def test_history_comes_before_the_prompt(tmp_path):
 
 
 def test_the_group_is_the_conversations_own_unless_a_column_says_otherwise(tmp_path):
-    rows = [{"prompt": "Q", "completion": "A"}, {"prompt": "Q", "completion": "A"}, {"prompt": "Q", "completion": "B"}]
+    rows = [{"prompt": "Q", "completion": "A"}, {"prompt": "Q", "completion": "B"}, {"prompt": "R", "completion": "A"}]
     groups = [record["group"] for record in load_rows(tmp_path, *rows)]
     assert groups[0] == groups[1] != groups[2]
     row = {"prompt": "Q", "completion": "A", "id": 7, "group": 0, "kind": "k"}

@@ -203,8 +203,8 @@ data/processed/.settings: $(call section,model data) FORCE
 # The user's own data files with their sizes: changes when one is added, removed or changed. (make itself does not look into folders.)
 $(RUN)/.own_data: FORCE
 	@mkdir -p $(@D)
-	@set +f; find -L $(OWN_DATA) -type f -exec ls -ln {} + 2> /dev/null | awk '{$$1 = $$2 = $$3 = $$4 = $$6 = $$7 = $$8 = ""; print}' | LC_ALL=C sort > $@.new || true
-	@if cmp -s $@.new $@ && test -z "$$(set +f; find -L $(OWN_DATA) -type f -newer $@ 2> /dev/null | head -n 1)"; then \
+	@set +f; find -L $(or $(strip $(OWN_DATA)),none) -type f -exec ls -ln {} + 2> /dev/null | awk '{$$1 = $$2 = $$3 = $$4 = $$6 = $$7 = $$8 = ""; print}' | LC_ALL=C sort > $@.new || true
+	@if cmp -s $@.new $@ && test -z "$$(set +f; find -L $(or $(strip $(OWN_DATA)),none) -type f -newer $@ 2> /dev/null | head -n 1)"; then \
 		rm $@.new; else mv $@.new $@; fi
 
 reports/.run: FORCE

@@ -11,7 +11,6 @@ python -m lorabundle.inspect --config config/default.yaml --set data.source=path
 import logging
 import os
 import sys
-import unicodedata
 from collections.abc import Iterator
 
 from lorabundle.compute import cpu_probe
@@ -26,14 +25,15 @@ from lorabundle.data.preview import Segment, segments, shortened
 from lorabundle.data.quarantine import Quarantine
 from lorabundle.model.architecture import load_tokenizer
 from lorabundle.model.prompts import IGNORE_INDEX
+from lorabundle.reporting.render import visible
 
 NUM_ROWS = 3
 MOST_CHARACTERS = 600  # of a segment that is shown
-# Share of the CPU's rate of matrix products that training reaches: 0.66 in bfloat16 (EPYC Zen 4), 0.64 in float32 (a Xeon without bfloat16
-# units); see docs/performance.md. A LoRA step costs four operations for each weight and token, two forward and two back.
-EFFICIENCY, OPERATIONS = 0.6, 4
+# Share of the CPU's rate of matrix products that the complete stage reaches, its start and validation included: the default run's
+# 177,563 tokens in 420 to 472 s at 433 GFLOP/s (docs/performance.md) are 0.47 to 0.53. A LoRA step costs four operations for each
+# weight and token, two forward and two back.
+EFFICIENCY, OPERATIONS = 0.5, 4
 COLOUR, PLAIN = ("\033[30;42m", "\033[0m"), ("[[", "]]")
-BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they can reorder what follows
 
 
 def page(
@@ -82,10 +82,8 @@ def marked(parts: list[Segment], marks: tuple[str, str]) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that cannot control the terminal: control characters other than line breaks and tabs are escaped."""
-    return "".join(
-        f"\\u{ord(c):04x}" if (unicodedata.category(c) == "Cc" and c not in "\n\t") or c in BIDI else c for c in text
-    )
+    """A text that cannot control the terminal; its line breaks and tabs stay."""
+    return visible(text, keep="\n\t")
 
 
 def lengths(run_config: Config, prepared: Prepared) -> Iterator[str]:

@@ -74,9 +74,14 @@ def check_names(path: Path, names: list[str]) -> None:
         raise ColumnError(f"{path} has more than one column {repeated[0]}. Rename or remove one of them.")
 
 
+def column_keys(names: list[str]) -> list[str]:
+    """What rows call each column; those without a name get one by their place, which no field reads."""
+    return [name or f"(no name, column {place})" for place, name in enumerate(names, start=1)]
+
+
 def _numbered(rows: Iterator[list[str]], names: list[str]) -> Numbered:
     last_named = max((place for place, name in enumerate(names, start=1) if name), default=0)
-    keys = [name or f"(no name, column {place})" for place, name in enumerate(names, start=1)]
+    keys = column_keys(names)
     for number, cells in enumerate(rows, start=1):
         while len(cells) > len(names) and not cells[-1].strip():
             cells.pop()

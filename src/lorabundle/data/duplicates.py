@@ -114,15 +114,13 @@ class Deduplicated:
 
     Attributes:
         groups: {index: group} of the kept records, in order; records that are alike have the same group.
-        dropped: number of dropped records by cause.
-        held_out_too: by split, how many training records were dropped because they are alike to one of the user's own held-out rows.
+        dropped: number of dropped records by cause; "in_test_too": training records alike to one of the user's own test rows.
         pairs: number of equal and of near pairs before, by column.
         frequent: by column, the shingles that many texts have.
     """
 
     groups: dict[int, str]
     dropped: dict[str, int]
-    held_out_too: dict[str, int]
     pairs: dict[str, dict[str, int]]
     frequent: dict[str, np.ndarray]
 
@@ -141,16 +139,14 @@ def deduplicate(records: Iterable[dict], threshold: float) -> Deduplicated:
         *((record["group"], _digest(_system(record)), record.get("split", "")) for record in records), strict=True
     )
     kept, dropped = _without_copies(systems, compared, splits)
-    held_out_too = {}
     for split in HELD_OUT:
         if split in splits:
             leaked = _alike_to(split, kept, compared, splits)
             kept = [index for index in kept if index not in leaked]
-            held_out_too[split] = dropped[f"in_{split}_too"] = len(leaked)
+            dropped[f"in_{split}_too"] = len(leaked)
     return Deduplicated(
         _groups(own_groups, kept, compared),
         dropped,
-        held_out_too,
         {name: count_pairs(column) for name, column in compared.items()},
         {name: column.frequent for name, column in compared.items()},
     )

@@ -107,11 +107,16 @@ def read_rows(files: list[SourceFile], encoding: str | None) -> Iterator[Row]:
             yield from opened.rows
 
 
-def describe(files: list[SourceFile], encoding: str | None) -> list[str]:
-    """For each file, its name, how it is written, and its split if it has one. Raises as `open_rows` does."""
-    described = []
+def describe(files: list[SourceFile], encoding: str | None) -> tuple[list[str], list[str]]:
+    """(for each file, its name, how it is written, and its split if it has one; the columns that the files' starts name).
+
+    Raises as `open_rows` does.
+    """
+    described: list[str] = []
+    names: dict[str, None] = {}
     for file in files:
         with open_rows(file, encoding) as opened:
             split = f", for {file.split}" if file.split else ""
             described.append(f"{file.path.as_posix()}: {opened.described}{split}")
-    return described
+            names |= dict.fromkeys(opened.names)
+    return described, list(names)

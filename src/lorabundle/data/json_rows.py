@@ -35,10 +35,6 @@ class JsonRow(NamedTuple):
     split: str = ""
 
 
-class _Incomplete(Exception):
-    """The text ends within a value."""
-
-
 class _Objects:
     """Builds objects, and notes keys that stand twice in one: Python's parser takes the last without a word."""
 
@@ -69,7 +65,12 @@ def json_rows(path: Path, file: TextIO) -> tuple[str, bool, Iterator[JsonRow]]:
     sample = list(islice(lines, SAMPLE_LINES))
     if not sample:
         raise MalformedInputError(f"{path} is empty. Name a file with rows.")
-    _check_start(path, sample[0][1])
+    start = sample[0][1].lstrip()
+    if start[:1] not in "{[":
+        raise MalformedInputError(
+            f"{path} is not JSON: it starts with {start[:40]!r}. Write one JSON object a line, or an array of objects; a table needs the "
+            f"suffix .csv."
+        )
     if _is_one_a_line([line for _, line in sample]):
         return "one JSON value a line", True, _line_rows(sample, lines)
     # with the blank lines between them, so that lines are counted right
@@ -79,30 +80,11 @@ def json_rows(path: Path, file: TextIO) -> tuple[str, bool, Iterator[JsonRow]]:
     return "a JSON document", False, _Document(path, text, file).rows()
 
 
-def _check_start(path: Path, line: str) -> None:
-    """Name the files that are often saved under a data file's name."""
-    start = line.lstrip()[:200]
-    what = ""
-    if start.lower().startswith(("<!doctype", "<html", "<?xml")):
-        what = "is an HTML or XML page, perhaps an error page of the site that it was downloaded from. Download the file itself"
-    elif start.startswith("version https://git-lfs"):
-        what = "is a Git LFS pointer, not the file that it stands for. Run `git lfs pull` in the repository that it comes from"
-    elif start.startswith(("PAR1", "PK\x03\x04", "\x1f")):
-        what = "is not text: its first bytes are those of a Parquet, XLSX or compressed file. Give it the suffix of its format"
-    elif start[:1] not in "{[":
-        what = (
-            f"is not JSON: it starts with {start[:40]!r}. Write one JSON object a line, or an array of objects; a table needs the "
-            f"suffix .csv"
-        )
-    if what:
-        raise MalformedInputError(f"{path} {what}.")
-
-
 def _is_one_a_line(lines: list[str]) -> bool:
     """Whether each line is a value of its own: the first is, or it is broken and most others are."""
     complete = [_is_complete(line) for line in lines]
     if len(lines) == 1:
-        return complete[0] and lines[0].lstrip().startswith("{") and not _wraps_rows(json.loads(lines[0]))
+        return complete[0] and lines[0].lstrip().startswith("{") and _is_row(json.loads(lines[0]))
     return complete[0] or sum(complete) > len(lines) / 2
 
 
@@ -132,7 +114,7 @@ def _line_rows(sample: list[tuple[int, str]], lines: Iterator[tuple[int, str]]) 
 
 def _row(number: int, value: Any, problem: RowProblem | None, split: str = "") -> JsonRow:
     """A value as a row: an object as it is, a list of messages as the one column `messages`."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) and MESSAGE_KEYS & set(item) for item in value):
+    if _is_conversation(value):
         value = {"messages": value}
     if not isinstance(value, dict) and problem is None:
         problem = RowProblem("not_an_object", f"is {_kind(value)}, not a JSON object")
@@ -255,11 +237,6 @@ def _holds_rows(key: str) -> bool:
     return key.lower() in ROW_KEYS or key.lower() in SPLIT_NAMES
 
 
-def _wraps_rows(value: dict) -> bool:
-    """Whether an object holds rows, and is not a row itself."""
-    return value is not None and not _is_row(value)
-
-
 def _is_row(value: dict) -> bool:
     """Whether an object looks like one row: it has a text or a list of messages, and no list of other objects or of texts only."""
     try:
@@ -277,11 +254,11 @@ def _rows_within(path: Path, value: dict) -> Iterator[tuple[Any, str]]:
             yield from ((item, SPLIT_NAMES[key.lower()]) for item in items)
         return
     known = [key for key in lists if key.lower() in ROW_KEYS] or list(lists)
-    has_text = any(isinstance(item, str) for key, item in value.items())
+    has_text = any(isinstance(item, str) for item in value.values())
     if len(known) == 1 and (known[0].lower() in ROW_KEYS or not has_text):
         yield from ((item, "") for item in lists[known[0]])
         return
-    nested = [item for item in value.values() if isinstance(item, dict) and any(map(_is_table, item.values()))]
+    nested = [item for item in value.values() if _has_table(item)]
     if len(nested) == 1 and not has_text:
         yield from _rows_within(path, nested[0])
         return
@@ -295,6 +272,11 @@ def _rows_within(path: Path, value: dict) -> Iterator[tuple[Any, str]]:
         f"{path} is one JSON object with the keys {', '.join(value) or 'none'}, and no rows were found in it. Write one JSON object a "
         f"line, an array of objects, or the array below a key such as data."
     )
+
+
+def _has_table(value: Any) -> bool:
+    """Whether this is an object with rows below a key, at any depth."""
+    return isinstance(value, dict) and any(_is_table(item) or _has_table(item) for item in value.values())
 
 
 def _is_table(value: Any) -> bool:

@@ -83,12 +83,18 @@ def _wheel_licence(wheel: Path) -> str:
     return ", ".join(stated_licences(metadata))
 
 
-def card_licence(card: Path) -> str:
-    """`license` in the front matter of a hub dataset's README.md; "" if it states none."""
+def front_matter(card: Path) -> dict:
+    """The YAML at the head of a hub dataset's README.md; {} if there is none."""
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.S)
     try:
-        stated = yaml.safe_load(front[1]).get("license") if front else None
-    except (yaml.YAMLError, AttributeError):
-        return ""
+        content = yaml.safe_load(front[1]) if front else None
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def card_licence(card: Path) -> str:
+    """`license` in the front matter of a hub dataset's README.md; "" if it states none."""
+    stated = front_matter(card).get("license")
     return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated or "")

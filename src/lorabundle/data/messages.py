@@ -98,8 +98,11 @@ def content_message(role: str, value: Any, column: str, notes: Notes) -> dict:
     """A message with this role and text. A completion keeps its first indent, and loses another model's end token."""
     if role != "assistant":
         return {"role": role, "content": clean(value, column)}
-    text = without_end_token(clean(value, column, keep_indent=True), notes)
-    return {"role": role, "content": clean(text, column, keep_indent=True)}
+    text = clean(value, column, keep_indent=True)
+    kept = without_end_token(text, notes)
+    if not kept:
+        raise RowProblem("empty", "is empty", column)
+    return {"role": role, "content": kept}
 
 
 def without_end_token(text: str, notes: Notes) -> str:

@@ -16,7 +16,7 @@ import zstandard
 
 from lorabundle.core.errors import MalformedInputError
 
-# Text of real datasets packs to a tenth or a twentieth; a file of one repeated letter to a thousandth
+# The default data is 8.5 times as large as its .gz and 10 times as large as its .xz; one repeated letter, 1,029 times as its .gz
 SMALL = 1 << 28  # bytes: up to here (268 MB) any file may unpack
 MOST_TIMES = 100  # beyond, a file may unpack to this many times its size
 
@@ -93,6 +93,30 @@ def too_large(path: Path, limit: int) -> MalformedInputError:
         f"{path} has {path.stat().st_size:,} bytes and unpacks to more than {limit:,}, which no real dataset does. If it is yours and "
         f"meant to be so large, unpack it yourself and name the unpacked file."
     )
+
+
+# First bytes -> what such a file is, and what to do; files are often saved under another format's name
+STARTS = {
+    b"PAR1": "is a Parquet file. Give it the suffix .parquet",
+    b"ARROW1": "is an Arrow file. Give it the suffix .arrow",
+    b"PK\x03\x04": "is a zip archive, as XLSX files are. Give it the suffix .xlsx, or unpack it",
+    b"\x1f\x8b": "is compressed. Give it the suffix of its format and then .gz",
+    b"\x28\xb5\x2f\xfd": "is compressed. Give it the suffix of its format and then .zst",
+    b"\xfd7zXZ\x00": "is compressed. Give it the suffix of its format and then .xz",
+    b"BZh": "is compressed. Give it the suffix of its format and then .bz2",
+    b"<!doctype": "is a web page, perhaps a site's error page. Download the file itself",
+    b"<html": "is a web page, perhaps a site's error page. Download the file itself",
+    b"<?xml": "is XML. Write its rows as JSON or CSV",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file that it stands for. Run `git lfs pull` where it comes from",
+}
+
+
+def check_is_text(path: Path, start: bytes) -> None:
+    """Raise `MalformedInputError` if a file that should hold JSON or CSV begins like something else; the message says what it is."""
+    lowered = start.lstrip().lower()
+    for magic, what in STARTS.items():
+        if start.startswith(magic) or lowered.startswith(magic):
+            raise MalformedInputError(f"{path} {what}, and name that file.")
 
 
 def packed_suffix(path: Path) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.table import MemoryMappedTable
@@ -112,7 +113,7 @@ def prepare(run_config: Config, tokenizer, quarantine: Quarantine, scratch: Path
     }
     duplicates = _duplicates(unique, splits, settings.near_duplicate_threshold)
     warnings = [
-        *_leaks(unique, num_train=sum(split not in HELD_OUT for split in stated)),
+        *_leaks(unique.dropped, num_train=sum(split not in HELD_OUT for split in stated)),
         *warnings,
         *_shortcomings(run_config, splits),
     ]
@@ -136,16 +137,15 @@ def _packed(record: dict) -> dict:
     """A record as a row of the scratch file."""
     messages = {part: [prompts.packed(message) for message in record[part]] for part in ("prompt", "completion")}
     tools = json.dumps(record["tools"]) if "tools" in record else None
-    return record | messages | {"tools": tools, "split": record["split"]}
+    return record | messages | {"tools": tools}
 
 
 def _needs_extra(encoded: Dataset) -> bool:
     """Whether any row has tools, or a message with more than its role and text."""
-    rows = encoded.select_columns(["prompt", "completion", "tools"])
-    return any(
-        row["tools"] is not None or any(message["extra"] for part in ("prompt", "completion") for message in row[part])
-        for row in rows
-    )
+    columns = [
+        pc.struct_field(pc.list_flatten(encoded.data.column(part)), "extra") for part in ("prompt", "completion")
+    ]
+    return any(column.null_count < len(column) for column in (encoded.data.column("tools"), *columns))
 
 
 def _rows(encoded: Dataset, indices: list[int], groups: dict[int, str], features: Features) -> Iterator[dict]:
@@ -160,9 +160,8 @@ def _rows(encoded: Dataset, indices: list[int], groups: dict[int, str], features
 def _duplicates(unique: Deduplicated, splits: dict[str, Dataset], threshold: float) -> dict:
     """The manifest's entry on equal and near texts; logs those that are in two splits."""
     after, remaining = remaining_pairs(splits, threshold, unique.frequent)
-    if (
-        remaining
-    ):  # after grouping, these are answers that are too short to tell rows apart, or the user's own val and test
+    # After grouping, these are answers that are too short to tell rows apart, or the user's own val and test
+    if remaining:
         counts = ", ".join(
             f"{n['exact']} equal and {n['near']} near in {column}" for column, n in after["across"].items()
         )
@@ -175,11 +174,11 @@ def _duplicates(unique: Deduplicated, splits: dict[str, Dataset], threshold: flo
     return {"threshold": threshold, "before": unique.pairs, "after": after, "remaining": remaining}
 
 
-def _leaks(unique: Deduplicated, num_train: int) -> list[str]:
-    names = {"val": "validation", "test": "test"}
+def _leaks(dropped: dict[str, int], num_train: int) -> list[str]:
+    counts = {name: dropped.get(f"in_{split}_too", 0) for split, name in (("val", "validation"), ("test", "test"))}
     return [
-        f"{count:,} of {num_train:,} training rows were also in your {names[split]} set, equal or nearly so; they were removed from train."
-        for split, count in unique.held_out_too.items()
+        f"{count:,} of {num_train:,} training rows were also in your {name} set, equal or nearly so; they were removed from train."
+        for name, count in counts.items()
         if count
     ]
 
@@ -204,8 +203,9 @@ def _shortcomings(run_config: Config, splits: dict[str, Dataset]) -> list[str]:
     num_groups = len(set(splits["test"]["group"]))
     if num_groups < FEW_GROUPS:
         warnings.append(
-            f"The test split has only {num_groups} group{'s' if num_groups > 1 else ''} of rows. With fewer than {FEW_GROUPS}, intervals are rough, and a small change "
-            f"of the loss or of the accuracy cannot be told from chance. Add test rows to show one."
+            f"The test split has only {num_groups} group{'s' if num_groups > 1 else ''} of rows. With fewer than {FEW_GROUPS}, "
+            f"intervals are rough, and a small change of the loss or of the accuracy cannot be told from chance. Add test rows to "
+            f"show one."
         )
     return warnings
 

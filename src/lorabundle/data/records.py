@@ -100,12 +100,9 @@ def _is_excluded(row: Row, columns: dict[str, str]) -> bool:
 
 
 def _record(row: Row, columns: dict[str, str], notes: Notes) -> dict:
-    missing = [column for name, column in columns.items() if name not in OPTIONAL and column not in row.values]
-    if missing and not (
-        len(missing) == 1
-        and missing[0] == columns.get("prompt")
-        and not is_absent(row.values.get(columns.get("context")))
-    ):
+    optional = OPTIONAL if is_absent(row.values.get(columns.get("context"))) else {*OPTIONAL, "prompt"}
+    missing = [column for name, column in columns.items() if name not in optional and column not in row.values]
+    if missing:
         raise RowProblem("missing", "is missing", missing[0])
     values = {name: row.values.get(column) for name, column in columns.items()}
     values = {name: value for name, value in values.items() if name not in OPTIONAL or not is_absent(value)}

@@ -82,7 +82,7 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "question/answer": {"system": SYSTEM, "prompt": ("question",), "context": CONTEXT, "completion": ("answer",)},
     "pair": {"system": SYSTEM, "history": HISTORY, "prompt": PROMPTS, "context": CONTEXT, "completion": COMPLETIONS},
 }
-LABELS = {"id": "id", "group": "group", "kind": "kind"}  # in any shape
+LABELS = ("id", "group", "kind")  # in any shape, under these names
 OPTIONAL = {"system", "context", "history", "tools", "label", "split", *LABELS}  # a row may lack them
 # Words in names of columns that suggest a meaning: for the message only, never to decide
 HINTS = {
@@ -90,22 +90,22 @@ HINTS = {
     for name, words in {
         "prompt": "prompt question frage pregunta domanda vraag pergunta fråga pytanie вопрос 问题 問題 질문 instruction query input "
         "anweisung source text title request user 指令 message",
-        "completion": "answer antwort respuesta risposta antwoord resposta réponse reponse svar odpowied ответ 回答 答案 답변 response "
+        "completion": "answer antwort respuesta risposta antwoord resposta réponse reponse svar odpowied solution ответ 回答 答案 답변 response "
         "output completion target label summary translation reply ausgabe",
         "context": "context kontext contexte contexto passage document article paragraph background",
         "system": "system persona",
     }.items()
 }
+NAMES_A_ROW = re.compile(r"id$|^(?:name|url|link|date|index|category|language|lang)$")  # what no one wants to learn
 PLAIN_NAME = re.compile(r"[\w.-]+")
 MOST_VALUES = 20  # distinct values of a column that are remembered
 
 
 @dataclass
 class Column:
-    """What the rows have in one column: values by Python type, their total length as text, and the first few distinct ones."""
+    """What the rows have in one column: the number of values by Python type, and the first few distinct ones."""
 
     kinds: Counter = field(default_factory=Counter)
-    characters: int = 0
     values: set = field(default_factory=set)
     example: Any = None
 
@@ -115,7 +115,6 @@ class Column:
             return
         self.example = value if self.example is None else self.example
         self.kinds[type(value).__name__] += 1
-        self.characters += len(value) if isinstance(value, str) else 0
         if isinstance(value, str | int | float) and len(self.values) <= MOST_VALUES:
             self.values.add(value if not isinstance(value, str) else value[:200])
 
@@ -159,8 +158,13 @@ class Detection:
     unused: dict[str, int]
 
 
-def detect(rows: Iterable[Row], settings: Data) -> Detection:
+def detect(rows: Iterable[Row], settings: Data, names: Iterable[str] = ()) -> Detection:
     """What the columns of a dataset mean, with `data.columns` applied.
+
+    Args:
+        rows: all rows.
+        settings: names the dataset, and columns.
+        names: columns that the files name before their first row, for the message about files without rows.
 
     Raises:
         ColumnError: they fit no known shape, `data.columns` names one that no row has, or a group column puts all rows in one group.
@@ -178,7 +182,8 @@ def detect(rows: Iterable[Row], settings: Data) -> Detection:
     if not found:
         if num_read:
             return Detection("unreadable", {}, 0, 0, {})  # every row has a problem, which the quarantine reports
-        raise ColumnError(f"{settings.source_name} has no rows. Add rows, or name another file.")
+        but = f", only the names of columns: {', '.join(names)}" if names else ""
+        raise ColumnError(f"{settings.source_name} has no rows{but}. Add rows, or name another file.")
     shape, fields = _explicit(found, settings) if settings.names_content else _shape(found, settings)
     fields |= _labels(found, fields, settings)
     fields = {name: column for name, column in fields.items() if column is not None}
@@ -240,7 +245,7 @@ def _shape(found: dict[str, Column], settings: Data) -> tuple[str, dict[str, str
         for name, accepted in names.items():
             if name not in OPTIONAL:
                 fields[name] = _column(accepted, found, [column for column in fields.values() if column])
-        if None in fields.values() or not all(_suits(name, found[column]) for name, column in fields.items()):
+        if None in fields.values() or ("messages" in fields and not found[fields["messages"]].holds_messages):
             continue
         for name, accepted in names.items():
             if name in OPTIONAL:
@@ -251,20 +256,15 @@ def _shape(found: dict[str, Column], settings: Data) -> tuple[str, dict[str, str
     raise _no_shape(found, settings)
 
 
-def _suits(name: str, column: Column) -> bool:
-    """Whether a column's values can be what the field means: lists for messages, anything for the others."""
-    return column.holds_messages if name == "messages" else True
-
-
 def _labels(found: dict[str, Column], fields: dict, settings: Data) -> dict[str, str | None]:
     """The label columns, which any shape can have, unless `data.columns` says otherwise."""
     used = [column for column in fields.values() if column]
-    labels = {name: _column([column], found, used) for name, column in LABELS.items()}
+    labels = {name: _column([name], found, used) for name in LABELS}
     split = _column(["split"], found, used)
     if split and any(str(value).strip().lower() in SPLIT_NAMES for value in found[split].values):
         labels["split"] = split
     label = _column(["label"], found, used)
-    if label and set(found[label].kinds) == {"bool"} and "completion" in fields:  # TRL's and KTO's form
+    if label and set(found[label].kinds) == {"bool"}:  # KTO's form
         labels["label"] = label
     stated = {name: column for name, column in settings.columns.items() if name in {*LABELS, "split", "label"}}
     return labels | {name: column and _named(column, found, settings) for name, column in stated.items()}
@@ -352,12 +352,12 @@ def guess_fields(found: dict[str, Column]) -> dict[str, str]:
         free = [column for column in hits if column not in guess.values()]
         if free:
             guess[name] = free[0]
-    left = [name for name in texts if name not in guess.values() and len(found[name].values) > 1]
+    if "prompt" not in guess and "context" in guess:  # an article and its summary
+        guess["prompt"] = guess.pop("context")
+    left = [name for name in texts if name not in guess.values() and not NAMES_A_ROW.search(normal(name))]
     for name in ("prompt", "completion"):
         if name not in guess and left:
             guess[name] = left.pop(0)
-    if "prompt" not in guess and "context" in guess:  # an article and its summary
-        guess["prompt"] = guess.pop("context")
     order = ("prompt", "completion", "context", "system")
     return {name: guess[name] for name in order if name in guess}
 

@@ -2,16 +2,16 @@
 
 import glob
 import logging
+import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
-from lorabundle.core.config import GLOB, SPLIT_NAMES, Data, data_suffix
+from lorabundle.core.config import DATA_SUFFIXES, GLOB, SPLIT_NAMES, Data, data_suffix
 from lorabundle.core.errors import MissingInputError
 from lorabundle.core.files import require
+from lorabundle.data.manifest import front_matter
 
 log = logging.getLogger("lorabundle.preprocess")
 
@@ -24,16 +24,6 @@ METADATA = {
     "provenance.json",
     "package.json",
 }
-FORMATS = (
-    ".parquet",
-    ".arrow",
-    ".jsonl",
-    ".ndjson",
-    ".csv",
-    ".tsv",
-    ".json",
-    ".xlsx",
-)  # of equally frequent ones, the first
 WORD = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -65,9 +55,9 @@ def source_files(settings: Data) -> list[SourceFile]:
     repeated = [file for file, copies in Counter(files).items() if copies > 1]
     if repeated:
         raise MissingInputError(f"data.source names {repeated[0]} more than once. Name each file once.")
-    parents = {file.parent for file in files}
-    root = Path(settings.paths[0]) if Path(settings.paths[0]).is_dir() else files[0].parent
-    return _by_split(files, root if len(parents) == 1 or root == Path(settings.paths[0]) else Path())
+    first = Path(settings.paths[0])
+    root = first if first.is_dir() else Path(os.path.commonpath([file.parent.absolute() for file in files]))
+    return _by_split(files, root)
 
 
 def _expanded(path: str) -> list[Path]:
@@ -93,7 +83,7 @@ def _known(files: list[Path], where: str) -> list[Path]:
     if not data:
         found = f"; it has {', '.join(others[:5])}" if others else ""
         raise MissingInputError(
-            f"{where} holds no file of a known format{found}. Known are {', '.join(FORMATS)}, each also compressed."
+            f"{where} holds no file of a known format{found}. Known are {', '.join(DATA_SUFFIXES)}, each also compressed."
         )
     if others:
         log.warning("%s: not read, because the format is not known: %s", where, _listed(others))
@@ -111,7 +101,7 @@ def _in_folder(folder: Path) -> list[Path]:
     documents = {".md", ".txt", ""}  # a README or a licence is no surprise
     files = _known([file for file in files if data_suffix(file) or file.suffix.lower() not in documents], str(folder))
     counts = Counter(map(data_suffix, files))
-    chosen = max(FORMATS, key=lambda suffix: counts[suffix])  # of equals, max returns the first
+    chosen = max(DATA_SUFFIXES, key=lambda suffix: counts[suffix])  # of equals, the first
     passed_over = [str(file.relative_to(folder)) for file in files if data_suffix(file) != chosen]
     if passed_over:
         log.warning(
@@ -126,19 +116,18 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _by_split(files: list[Path], root: Path) -> list[SourceFile]:
     """The files with the splits that their names say, if there are several and at least one is not held out."""
-    splits = {file: split_of_name(file.relative_to(root)) for file in files}
+    splits = {file: split_of_name(file.absolute().relative_to(root.absolute())) for file in files}
     if len(files) == 1 or set(splits.values()) <= {""} or not set(splits.values()) & {"", "train"}:
         splits = dict.fromkeys(files, "")
     elif unnamed := [file.name for file in files if not splits[file]]:
         log.info("taken as training data, because their names say no split: %s", _listed(unnamed))
         splits = {file: split or "train" for file, split in splits.items()}
-    return [SourceFile(file, file.relative_to(root).as_posix(), splits[file]) for file in files]
+    return [SourceFile(file, file.absolute().relative_to(root.absolute()).as_posix(), splits[file]) for file in files]
 
 
 def split_of_name(file: Path) -> str:
     """The split that a file's path names as a word (validation-00000-of-00004.parquet, test/0.csv); "" if there is none."""
-    stem = file.name
-    for part in (stem, *reversed(file.parent.parts)):
+    for part in reversed(file.parts):
         found = {SPLIT_NAMES[word] for word in WORD.split(part.lower()) if word in SPLIT_NAMES}
         if len(found) == 1:
             return found.pop()
@@ -161,13 +150,9 @@ def _warn_of_configs(folder: Path, settings: Data) -> None:
 
 def card_configs(card: Path) -> list[str]:
     """The names of the configs that the front matter of a hub dataset's README.md lists."""
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(?:\n|$)", text, re.S)
-    try:
-        configs = yaml.safe_load(front[1]).get("configs") if front else None
-        return [str(entry["config_name"]) for entry in configs or []]
-    except (yaml.YAMLError, AttributeError, TypeError, KeyError):
-        return []
+    configs = front_matter(card).get("configs")
+    entries = configs if isinstance(configs, list) else []
+    return [str(entry["config_name"]) for entry in entries if isinstance(entry, dict) and "config_name" in entry]
 
 
 def _listed(names: list[str]) -> str:

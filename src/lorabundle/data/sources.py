@@ -70,10 +70,10 @@ def _read_files(settings: config.Data, quarantine: Quarantine, notes: Notes) -> 
     """Records of the user's files, or of a dataset that fetch downloaded."""
     files = source_files(settings)
     quarantine.hint = lambda: encoding_hint(damaged_file([file.path for file in files]))
-    described = describe(files, settings.encoding)
+    described, names = describe(files, settings.encoding)
     for line in described:
         log.info("%s", line)
-    detection = detect(read_rows(files, settings.encoding), settings)
+    detection = detect(read_rows(files, settings.encoding), settings, names)
     meanings = ", ".join(f"{field} from {column}" for field, column in detection.columns.items())
     log.info("%s: shape %s, %s", settings.source_name, detection.shape, meanings)
     for column, rows in detection.unused.items():

@@ -40,15 +40,12 @@ def assign_splits(
         EmptySplitError: no row is left for a split.
     """
     own = own_splits(stated)
-    fractions = {name: 0.0 if name in own else getattr(settings, f"{name}_fraction") for name in ("val", "test")}
+    val_fraction = 0 if "val" in own else settings.val_fraction
+    test_fraction = 0 if "test" in own else settings.test_fraction
     splits: dict[str, list[int]] = {name: [] for name in SPLITS}
     for index in sorted(groups, key=lambda index: sha256(ids[index].encode()).digest()):
-        name = (
-            stated[index]
-            if stated[index] in ("val", "test")
-            else split_of(groups[index], **{f"{n}_fraction": f for n, f in fractions.items()})
-        )
-        splits[name].append(index)
+        is_held_out = stated[index] in ("val", "test")
+        splits[stated[index] if is_held_out else split_of(groups[index], val_fraction, test_fraction)].append(index)
     empty = [name for name, indices in splits.items() if not indices]
     if empty:
         raise EmptySplitError(_empty_message(empty[0], groups, own, settings, lost))

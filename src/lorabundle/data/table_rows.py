@@ -11,7 +11,7 @@ import pyarrow.parquet
 from python_calamine import CalamineError, CalamineWorkbook
 
 from lorabundle.core.errors import MalformedInputError
-from lorabundle.data.csv_rows import check_names
+from lorabundle.data.csv_rows import check_names, column_keys
 from lorabundle.data.packed import check_zip
 from lorabundle.data.quarantine import RowProblem
 
@@ -90,18 +90,16 @@ def xlsx_rows(path: Path, file: BinaryIO) -> tuple[str, list[str], Numbered]:
 
 
 def _sheet_rows(rows: Iterator[list], names: list[str]) -> Numbered:
-    keys = [name or f"(no name, column {place})" for place, name in enumerate(names, start=1)]
+    keys = column_keys(names)
     for number, cells in enumerate(rows, start=1):
         content = itertools.zip_longest(names, keys, cells[: len(names)], fillvalue="")
         yield number, {key: _plain(cell) for name, key, cell in content if name or cell != ""}, None
 
 
 def _plain(cell: Any) -> Any:
-    """A cell's value: None if it is empty, whole numbers without a fraction (a sheet has only floats), dates as text."""
+    """A cell's value: None if it is empty, whole numbers without a fraction (a sheet has only floats), durations as text."""
     if cell == "":
         return None
     if isinstance(cell, float) and cell.is_integer():
         return int(cell)
-    if isinstance(cell, datetime.date | datetime.time | datetime.timedelta):
-        return cell.isoformat() if hasattr(cell, "isoformat") else str(cell)
-    return cell
+    return str(cell) if isinstance(cell, datetime.timedelta) else cell

@@ -13,7 +13,7 @@ from pathlib import Path
 from charset_normalizer import from_bytes
 
 from lorabundle.core.errors import MalformedInputError
-from lorabundle.data.packed import open_unpacked, packed_suffix
+from lorabundle.data.packed import check_is_text, open_unpacked, packed_suffix
 
 # The longer marks first: that of UTF-32 begins with that of UTF-16
 MARKS = {
@@ -54,9 +54,10 @@ def open_text(file: io.BufferedReader, path: Path, encoding: str | None) -> tupl
         encoding: what `data.encoding` says, or None.
 
     Raises:
-        MalformedInputError: the mark contradicts `encoding`, or the file is UTF-16 without a mark.
+        MalformedInputError: the file is no text, its mark contradicts `encoding`, or the file is UTF-16 without a mark.
     """
     start = file.peek(SAMPLE)
+    check_is_text(path, start)
     for mark, marked in MARKS.items():
         if start.startswith(mark):
             if encoding and codecs.lookup(encoding).name.split("-")[:2] != marked.split("-")[:2]:

@@ -7,11 +7,11 @@ import re
 from typing import Any
 
 from lorabundle.data.quarantine import RowProblem
+from lorabundle.data.text_encoding import ESCAPED
 
 LONGEST = 100_000  # characters of a text: a longer cell is a complete document, or several rows read as one
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's control characters, except tab and newline
 SURROGATE = re.compile("[\ud800-\udfff]")
-ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not of the file's encoding (see text_encoding.py)
 BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 
 

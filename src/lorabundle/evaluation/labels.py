@@ -10,7 +10,7 @@ ROWS_PER_LABEL = (
     4  # fewer training rows for each distinct answer: then these may be short answers to different questions
 )
 COVERED = 0.9  # least share of the test references that are among the training labels
-OTHER = "(other)"
+OTHER = "(none of these)"
 
 
 def normal(text: str) -> str:

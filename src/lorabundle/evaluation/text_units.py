@@ -19,8 +19,8 @@ IN = {
     "chinese": regex.compile(r"\p{Han}"),
     "kana": regex.compile(r"[\p{Hiragana}\p{Katakana}]"),
 }
-# Largest share of other letters in texts that count as English. The default data has 0.02 % (Greek letters, names); German has about 2 %
-# (umlauts), Spanish and French more.
+# Largest share of other letters in texts that count as English. The default data has 0.005 % in its training answers and none in its test
+# answers; a paragraph of German has 4.6 %, one of French 2.6 %.
 NOT_ENGLISH = 0.005
 
 

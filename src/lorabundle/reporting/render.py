@@ -36,10 +36,11 @@ MARKS = re.compile(r"([\\`*_<>\[\]|~&#])")  # what has a meaning inside a line o
 BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # they can reorder what follows
 
 
-def visible(text: str) -> str:
-    """Text for one line: line breaks, control characters and text-direction characters become visible escapes."""
+def visible(text: str, keep: str = "") -> str:
+    """Text in which line breaks, control characters and text-direction characters are visible escapes, except those to `keep`."""
     return "".join(
-        f"\\u{ord(c):04x}" if unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in BIDI else c for c in text
+        f"\\u{ord(c):04x}" if c not in keep and (unicodedata.category(c) in ("Cc", "Zl", "Zp") or c in BIDI) else c
+        for c in text
     )
 
 

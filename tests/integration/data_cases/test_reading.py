@@ -12,18 +12,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from lorabundle.core.errors import (
-    MalformedInputError,
-)
-from tests.integration.data_cases.conftest import (
-    EXPECTED,
-    answer,
-    jsonl,
-    pairs,
-    question,
-    table,
-    texts,
-)
+from lorabundle.core.errors import MalformedInputError
+from tests.integration.data_cases.conftest import EXPECTED, answer, jsonl, pairs, question, table, texts
 
 # --- JSON that is not one object a line -------------------------------------------------------------------------------
 
@@ -80,7 +70,7 @@ def test_splits_below_keys_are_kept(case):
         ("hello there\nthis is text\n", ["JSON"]),
         ("", ["empty"]),
         ("[]", ["no rows"]),
-        ("<!DOCTYPE html><html><body>404</body></html>", ["HTML"]),
+        ("<!DOCTYPE html><html><body>404</body></html>", ["web page"]),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", ["LFS"]),
     ],
 )

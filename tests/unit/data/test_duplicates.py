@@ -276,5 +276,4 @@ def test_rows_of_a_held_out_split_are_kept_and_leave_training():
         6,
         7,
     ]  # equal prompt, near answer; a short answer or another column is no copy
-    assert found.held_out_too == {"test": 2}
     assert found.dropped == {"exact_duplicate": 0, "near_duplicate": 0, "in_test_too": 2}

@@ -260,10 +260,12 @@ def test_a_file_is_described(tmp_path):
     write(tmp_path / "d.csv", [{"a": "x", "b": "y"}])
     write(tmp_path / "d.jsonl", [{"a": "x"}])
     paths = [SourceFile(tmp_path / "d.csv", "d.csv", "test"), SourceFile(tmp_path / "d.jsonl", "d.jsonl", "")]
-    assert describe(paths, None) == [
+    described, names = describe(paths, None)
+    assert described == [
         f"{tmp_path}/d.csv: CSV, cells separated by commas, UTF-8, for test",
         f"{tmp_path}/d.jsonl: one JSON value a line, UTF-8",
     ]
+    assert names == ["a", "b"]
     assert [row.split for row in read_rows(paths, None)] == ["test", ""]
 
 

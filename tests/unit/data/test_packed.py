@@ -11,7 +11,7 @@ import zstandard
 
 from lorabundle.core.errors import MalformedInputError
 from lorabundle.data import packed
-from lorabundle.data.packed import check_zip, open_seekable, open_unpacked
+from lorabundle.data.packed import check_is_text, check_zip, open_seekable, open_unpacked
 
 PACK = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}
 TEXT = b"one line\n" * 10_000
@@ -67,3 +67,29 @@ def test_a_zip_that_unpacks_to_an_absurd_size_is_refused_unopened(tmp_path, monk
         check_zip(path, file)
     with pytest.raises(MalformedInputError, match="is damaged or is not an XLSX file"):
         check_zip(path, io.BytesIO(b"PK\x03\x04"))
+
+
+@pytest.mark.parametrize(
+    ("start", "says"),
+    [
+        (b"PAR1\x15\x04", r"d\.csv is a Parquet file\. Give it the suffix \.parquet"),
+        (b"ARROW1\x00", "is an Arrow file"),
+        (b"PK\x03\x04", "is a zip archive"),
+        (gzip.compress(TEXT), r"is compressed.*then \.gz"),
+        (zstandard.compress(TEXT), r"then \.zst"),
+        (lzma.compress(TEXT), r"then \.xz"),
+        (bz2.compress(TEXT), r"then \.bz2"),
+        (b"\n<!DOCTYPE html>", "is a web page"),
+        (b"<HTML><body>", "is a web page"),
+        (b'<?xml version="1.0"?>', "is XML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(tmp_path, start, says):
+    with pytest.raises(MalformedInputError, match=says):
+        check_is_text(tmp_path / "d.csv", start)
+
+
+@pytest.mark.parametrize("start", [b"", b"a,b\n", b"[1]", b"BZ is a name, not a mark", b"<s>,b\n"])
+def test_text_is_text(tmp_path, start):
+    check_is_text(tmp_path / "d.csv", start)

@@ -150,6 +150,10 @@ def test_a_label_column_is_a_flag_only_if_it_holds_booleans(values, is_flag):
     assert ("label" in fields(*({"prompt": "Q", "completion": "A", "label": value} for value in values))) == is_flag
 
 
+def test_a_flag_goes_with_messages_too():
+    assert fields({"messages": CHAT, "label": True}, {"messages": CHAT, "label": False})["label"] == "label"
+
+
 def test_a_group_column_with_one_value_is_refused_by_name():
     rows = [{"prompt": f"Q{n}", "completion": "A", "Group": "all"} for n in range(3)]
     with pytest.raises(ColumnError, match=r'column Group has the same value.*SET="data\.columns\.group=null"'):
@@ -173,6 +177,11 @@ def rows_of(**columns: str) -> list[dict]:
         (rows_of(pregunta="Q", respuesta="A"), "data.columns.prompt=pregunta data.columns.completion=respuesta"),
         (rows_of(问题="Q", 回答="A"), "data.columns.prompt=问题 data.columns.completion=回答"),
         (rows_of(left="Q", right="A"), "data.columns.prompt=left data.columns.completion=right"),
+        (
+            rows_of(task_id="H", prompt="Q", canonical_solution="A"),
+            "data.columns.prompt=prompt data.columns.completion=canonical_solution",
+        ),
+        (rows_of(id="1", document="D", summary="A"), "data.columns.prompt=document data.columns.completion=summary"),
         (rows_of(article="Q", my_summary="A"), "data.columns.prompt=article data.columns.completion=my_summary"),
         (
             rows_of(user_question="Q", kontext="C", bot_answer="A", system_persona="S"),
@@ -230,5 +239,7 @@ def test_rows_without_a_response(row, says):
 
 
 def test_a_file_without_rows():
-    with pytest.raises(ColumnError, match=r"x\.jsonl has no rows"):
+    with pytest.raises(ColumnError, match=r"x\.jsonl has no rows\. Add rows"):
         found()
+    with pytest.raises(ColumnError, match=r"x\.jsonl has no rows, only the names of columns: a, b"):
+        detect([], settings(), ["a", "b"])

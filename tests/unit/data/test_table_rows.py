@@ -75,8 +75,8 @@ def test_xlsx_cells(tmp_path):
     path = book(tmp_path / "d.xlsx", {"First": rows})
     described, found = read(xlsx_rows, path)
     assert described == "XLSX, sheet First"
-    assert found[0] == {"a": "two\nlines", "n": 7, "f": 7.5, "b": True, "d": "2026-11-26"}
-    assert found[1] == {"a": "x", "n": None, "f": 1, "b": False, "d": "2026-11-26"}
+    assert found[0] == {"a": "two\nlines", "n": 7, "f": 7.5, "b": True, "d": day}
+    assert found[1] == {"a": "x", "n": None, "f": 1, "b": False, "d": day}
 
 
 def test_the_first_sheet_with_rows_is_read_and_the_others_named(tmp_path):

@@ -227,6 +227,6 @@ def test_labels_have_a_confusion_table(metrics):
 
     examples = [example("Yes", "yes.", "yes"), example("no", "perhaps", "no"), example("no", "yes", "no")]
     base, finetuned = confusion_tables(Fields({"labels": ["no", "yes"]}, "metrics.json"), examples)
-    assert [plain(cell) for cell in base.header] == ["Expected", "no", "yes", "(other)"]
+    assert [plain(cell) for cell in base.header] == ["Expected", "no", "yes", "(none of these)"]
     assert cells(base) == [["no", "0", "1", "1"], ["yes", "0", "1", "0"]]
     assert cells(finetuned) == [["no", "2", "0", "0"], ["yes", "0", "1", "0"]]

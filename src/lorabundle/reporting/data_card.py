@@ -50,9 +50,11 @@ def split_sentence(manifest: Fields) -> str:
     own = [str(name) for name in manifest["own_splits"]]
     if not own:
         return "Rows with equal or similar texts form a group. No group is in two splits."
+    cut = [name for name in SPLITS if name not in own]
+    rest = f" {' and '.join(cut).capitalize()} was cut from train by groups of equal or similar rows." if cut else ""
     return (
-        f"The data itself says which rows are {' and '.join(own)}; they were kept so. Other splits were cut from train by groups of "
-        f"equal or similar rows. Training rows that were equal or similar to held-out ones were removed."
+        f"The data itself says which rows are {' and '.join(own)}; they were kept so.{rest} Training rows that were equal or similar to "
+        f"held-out ones were removed."
     )
 
 

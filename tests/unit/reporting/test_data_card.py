@@ -11,6 +11,7 @@ from lorabundle.reporting.data_card import (
     lengths_table,
     rows_table,
     source_table,
+    split_sentence,
     splits_table,
 )
 from lorabundle.reporting.page import Code, Paragraph, Table
@@ -39,6 +40,19 @@ def test_what_became_of_the_rows(manifest):
 def test_nothing_quarantined_names_no_file(manifest):
     manifest["quarantined"] = {"rows": 0, "causes": {}, "file": None}
     assert ["Quarantined as faulty", "0"] in cells(rows_table(Fields(manifest, "manifest.json")))
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ([], "No group is in two splits."),
+        (["train", "test"], "says which rows are train and test; they were kept so. Val was cut from train by groups"),
+        (["train", "val", "test"], "says which rows are train and val and test; they were kept so. Training rows that"),
+    ],
+)
+def test_how_rows_came_into_their_splits(manifest, own, says):
+    manifest["own_splits"] = own
+    assert says in split_sentence(Fields(manifest, "manifest.json"))
 
 
 def test_unknown_licences_are_called_unknown(manifest):

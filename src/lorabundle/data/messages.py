@@ -4,6 +4,7 @@ A message is {"role", "content"}; only where it matters it also has "train": Fal
 "tool_call_id".
 """
 
+import itertools
 import json
 from typing import Any
 
@@ -49,7 +50,7 @@ END_TOKENS = (
 
 
 def parse_messages(value: Any, column: str, notes: Notes) -> list[dict]:
-    """A cell as a list of messages: a list of messages or of pairs, one message, or one of these as JSON text.
+    """A cell as a list of messages: a list of messages, of pairs or of texts, one message, or one of these as JSON text.
 
     Raises:
         RowProblem: it is something else, or a message cannot be used.
@@ -59,6 +60,10 @@ def parse_messages(value: Any, column: str, notes: Notes) -> list[dict]:
         value = [value]
     if not isinstance(value, list):
         raise RowProblem("wrong_type", f"must be a list of messages, but is a {type(value).__name__}", column)
+    if value and isinstance(value[0], list | tuple):
+        return _text_pairs(value, column, notes)
+    if value and all(isinstance(turn, str) for turn in value):
+        return _bare_texts(value, column, notes)
     messages: list[dict] = []
     for index, item in enumerate(value):
         place = f"{column}[{index}]"
@@ -83,8 +88,23 @@ def parse_history(value: Any, column: str, notes: Notes) -> list[dict]:
         raise RowProblem("wrong_type", f"must be a list of pairs of texts, but is a {type(value).__name__}", column)
     if value and isinstance(value[0], dict):
         return parse_messages(value, column, notes)
+    return _text_pairs(value, column, notes)
+
+
+def _bare_texts(texts: list[str], column: str, notes: Notes) -> list[dict]:
+    """A conversation without roles, as LIMA and UltraChat have it: the user's turn and the assistant's, one after the other."""
+    notes.add("conversation without roles: its texts taken as user and assistant in turn")
+    roles = itertools.cycle(("user", "assistant"))
+    return [
+        content_message(role, text, f"{column}[{index}]", notes)
+        for index, (role, text) in enumerate(zip(roles, texts, strict=False))
+    ]
+
+
+def _text_pairs(pairs: list, column: str, notes: Notes) -> list[dict]:
+    """Turns as pairs of texts, first the user's."""
     messages = []
-    for index, pair in enumerate(value):
+    for index, pair in enumerate(pairs):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise RowProblem(
                 "wrong_type", "must be a pair of texts, the user's and the assistant's", f"{column}[{index}]"

@@ -320,9 +320,9 @@ def _no_shape(found: dict[str, Column], settings: Data) -> ColumnError:
     """The error about columns that fit nothing, with the line that would say what they mean."""
     described = ", ".join(f"{name} ({_most_frequent(column)})" for name, column in found.items())
     guess = guess_fields(found)
-    if {"prompt", "completion"} <= set(guess):
+    if {"prompt", "completion"} <= set(guess) or "messages" in guess:
         return ColumnError(
-            f"{settings.source_name} has the columns {described}, and their names do not say which is the prompt and which the response. "
+            f"{settings.source_name} has the columns {described}, and their names do not say what to learn from them. "
             f"If this is right, add it to the command: {suggestion(guess)}."
         )
     texts = [name for name, column in found.items() if column.is_text]
@@ -358,8 +358,17 @@ def guess_fields(found: dict[str, Column]) -> dict[str, str]:
     for name in ("prompt", "completion"):
         if name not in guess and left:
             guess[name] = left.pop(0)
+    lists = [name for name, column in found.items() if column.holds_messages and _holds_turns(column.example)]
+    if not guess.keys() - {"prompt"} and len(lists) == 1:
+        return {"messages": lists[0]}
     order = ("prompt", "completion", "context", "system")
     return {name: guess[name] for name in order if name in guess}
+
+
+def _holds_turns(value: Any) -> bool:
+    """Whether a cell looks like a conversation: JSON text, or a list of messages, of pairs of texts, or of sentences."""
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict | list) or (isinstance(first, str) and " " in first)
 
 
 def suggestion(fields: dict[str, str]) -> str:

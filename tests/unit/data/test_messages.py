@@ -22,6 +22,8 @@ CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
         [{"human": "Q", "assistant": "A"}],
         [{"user": "Q", "bot": "A"}],
         [{"input": "Q", "output": "A"}],
+        ["Q", "A"],
+        [["Q", "A"]],
         [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, {"role": "assistant", "content": ["A"]}],
         [turn | {"weight": 1, "train": True, "training": None} for turn in CHAT],
     ],
@@ -48,6 +50,14 @@ def test_flags_of_turns_that_are_not_learnt(flag):
 
 def test_a_flag_of_the_users_turn_changes_nothing():
     assert parse_messages([CHAT[0] | {"train": False}, CHAT[1]], "m", Notes()) == CHAT
+
+
+def test_texts_without_roles_are_counted():
+    notes = Notes()
+    parse_messages(["Q", "A", "Q2", "A2"], "m", notes)
+    assert notes.listed() == [
+        {"note": "conversation without roles: its texts taken as user and assistant in turn", "rows": 1}
+    ]
 
 
 def test_keys_that_are_not_used_are_counted():
@@ -92,7 +102,9 @@ def test_what_tools_answer(role):
         ("[{", "m", "not_json", "starts like JSON"),
         (None, "m", "null", "is null"),
         ([], "m", "null", "empty"),
-        (["text"], "m[0]", "wrong_type", "is a str"),
+        ([3, 4], "m[0]", "wrong_type", "is a int"),
+        (["Q", "A", " "], "m[2]", "empty", "is empty"),
+        ([["Q", "A"], ["Q"]], "m[1]", "wrong_type", "must be a pair of texts"),
         ([{"role": "robot", "content": "A"}], "m[0].role", "roles", "is 'robot', but must be one of system"),
         ([{"role": ["user"], "content": "Q"}], "m[0].role", "roles", "is ['user']"),
         ([{"content": "Q"}], "m[0].role", "missing", "the message has the keys content"),

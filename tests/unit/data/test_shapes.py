@@ -188,6 +188,8 @@ def rows_of(**columns: str) -> list[dict]:
             "data.columns.prompt=user_question data.columns.completion=bot_answer data.columns.context=kontext "
             "data.columns.system=system_persona",
         ),
+        ([{"id": "1", "data": ["What is it?", "It is this."]}], 'SET="data.columns.messages=data"'),
+        ([{"thread": CHAT, "tags": ["a"], "title": "T"}], 'SET="data.columns.messages=thread"'),
         (rows_of(**{"The question": "Q", "Yes/No": "A"}), '`columns: {prompt: "The question", completion: "Yes/No"}`'),
     ],
 )

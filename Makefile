@@ -21,10 +21,10 @@ ARCHIVE ?=
 LEVEL ?= report
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked build
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-export ENGINE BASE THREADS TORCH_INDEX SET PYTHON
+export BASE THREADS TORCH_INDEX SET PYTHON
 $(if $(strip $(CONFIG)),,$(error config: error: CONFIG is empty. Pass CONFIG=<file>, for example CONFIG=config/default.yaml))
 
-SHELL = /bin/bash
+SHELL := $(shell command -v bash)
 .SHELLFLAGS = -feuo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ data_source = $(if $(word 2,$(1)),[$(subst $() ,$(comma),$(strip $(1)))],$(1))
 override SET := $(strip $(if $(DATA),data.source=$(call data_source,$(DATA)) run=$(call file_name,$(DATA))) $(SET) $(NUMERICS:%=numerics=%))
 
 # The settings that name files and folders. setting(key)
-SETTINGS := $(shell set -f; set -- $(call quoted,$(SET)); docker/read_config.sh $(call quoted,$(CONFIG)) $$1)
+SETTINGS := $(shell set -f; set -- $(call quoted,$(SET)); bash docker/read_config.sh $(call quoted,$(CONFIG)) $$1)
 setting = $(patsubst $(1)=%,%,$(filter $(1)=%,$(SETTINGS)))
 numerics := $(call setting,numerics)
 # A run name that would lead out of outputs/ is replaced here; lorabundle.resolve_config then refuses it with the reason
@@ -58,6 +58,8 @@ MODEL := data/models/$(call plain,$(call setting,model.name))
 # The user's own files that a run reads: a dataset, a local model
 OWN_DATA := $(subst ",,$(subst ',,$(subst {, ,$(subst }, ,$(subst [, ,$(subst ], ,$(subst :, ,$(subst $(comma), ,$(foreach key,source splits splits.train splits.val splits.test,$(call setting,data.$(key)))))))))))
 OWN_MODEL := $(if $(filter local,$(call setting,model.source)),$(wildcard $(call setting,model.path)/*))
+# What the engine must show to the stages, should it lie outside the project
+export READS := $(strip $(CONFIG) $(call setting,extends) $(OWN_DATA) $(if $(OWN_MODEL),$(call setting,model.path)))
 # What the submission packs of the project itself
 SOURCE := $(shell set -f; list=src/lorabundle/submission/source_tree.txt; \
 	find -L $$(grep -v '^[\#!]' $$list) -type f $$(sed -n 's:^!\(.*\):-not -path */\1 -not -path */\1/*:p' $$list) 2> /dev/null)
@@ -67,15 +69,19 @@ SECTIONS := $(RUN)/.sections
 WHEELS := docker/wheels/.complete
 VENV := .venv/.complete
 DEV := .venv/.dev-complete
+# By bash, so that the scripts run where a copy has lost their execute bits
+run := bash docker/run.sh
 # The environment that the engine runs stages in
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
-ENGINELESS := help clean distclean test test-slow test-resume test-portable test-golden test-browser lint lock
-ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
-engine := $(shell ENGINE=$(ENGINE) docker/run.sh --engine)
-$(if $(engine),,$(error no engine to run in))
-else
+ENGINELESS := help clean distclean
+IN_VENV := test test-slow test-resume test-portable test-browser lint lock
 engine := venv
+ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
+wanted := $(if $(filter-out $(ENGINELESS) $(IN_VENV),$(MAKECMDGOALS)),$(ENGINE),venv)
+engine := $(shell ENGINE=$(call quoted,$(wanted)) PYTHON=$(call quoted,$(PYTHON)) $(run) --engine)
+$(if $(engine),,$(error no engine to run in))
 endif
+override export ENGINE := $(engine)
 
 # code(stage,packages): the source files that a stage reads: its own module, and the packages that it imports from. (No folder
 # is named, because its time changes when Python writes byte code into it.)
@@ -85,14 +91,14 @@ section = $(patsubst %,$(SECTIONS)/%.yaml,$(1))
 outputs = $(shell sed -n '/^  "outputs": {$$/,/^  }/s/^    "\([^"]*\)": .*/\1/p' $(STAGES)/$(1).json 2> /dev/null)
 missing = $(call absent,$(call outputs,$(1)))
 absent = $(if $(filter-out $(wildcard $(1)),$(1)),FORCE)
-stage = NUMERICS=$(numerics) docker/run.sh python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),--set $$SET)
+stage = NUMERICS=$(numerics) $(run) python -m lorabundle.$(1) --config $(CONFIG) $(if $(SET),--set $$SET)
 
 ## help: print this list (the default)
 .PHONY: help
 help:
 	@echo "lorabundle: LoRA fine-tuning on a CPU, with a report and a submission tarball"
 	@echo
-	@sed -n 's/^## \([a-z-]*\): \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+	@awk -F ': ' '/^## / {printf "  make %-14s %s\n", substr($$1, 4), substr($$0, length($$1) + 3)}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Variables (make all CONFIG=config/smoke.yaml ENGINE=venv):"
 	@echo "  DATA=FILE       data of your own: a file, a folder, several files or a glob in quotes; the run takes its name (make all DATA=data/mine.csv)"
@@ -110,7 +116,7 @@ help:
 .PHONY: all
 all: archive
 	@echo "Done with $(engine). Read reports/results.html or results.md; hand in archive/submission-$(notdir $(RUN)).tar.gz"
-	@echo "Fingerprint of the results: $$(sha256sum < $(RUN)/RESULTS.sha256 | cut -c1-64)"
+	@echo "Fingerprint of the results: $$(. docker/host.sh; sha256 < $(RUN)/RESULTS.sha256)"
 
 ## fetch: download and verify the locked packages and the base model (the only step with network)
 .PHONY: fetch
@@ -150,25 +156,25 @@ report: $(STAGES)/report.json
 ## archive: pack the submission tarball; with SIGN_KEY=FILE sign it too
 .PHONY: archive
 archive: $(STAGES)/archive.json
-	$(if $(SIGN_KEY),@docker/sign.sh "$(SIGN_KEY)" archive/submission-$(notdir $(RUN)).tar.gz)
+	$(if $(SIGN_KEY),@bash docker/sign.sh "$(SIGN_KEY)" archive/submission-$(notdir $(RUN)).tar.gz)
 
 # --- environment ---------------------------------------------------------------------------------------------------
 
 $(WHEELS): docker/requirements.lock docker/assets.lock docker/download.sh
-	@docker/download.sh
+	@bash docker/download.sh
 	@touch $@
 
 $(VENV): $(WHEELS) docker/setup.sh
 	@echo "[image] building .venv from docker/requirements.lock (a minute or two)"
-	@docker/setup.sh venv
+	@bash docker/setup.sh venv
 	@touch $@
 
 docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base_image.sh debian.lock Dockerfile digest.py)
-	@docker/setup.sh $(engine)
+	@bash docker/setup.sh $(engine)
 
 $(DEV): $(VENV) docker/dev.lock
-	@docker/download.sh dev
-	@docker/setup.sh venv dev
+	@bash docker/download.sh dev
+	@bash docker/setup.sh venv dev
 	@touch $@
 
 # --- settings: one file a section, rewritten only if it changes ----------------------------------------------------
@@ -251,7 +257,7 @@ $(STAGES)/archive.json: $(call code,archive,evaluation reporting submission) $(S
 ## verify: check the submission ARCHIVE=FILE, as far as LEVEL says: hashes, report (default), eval or full
 .PHONY: verify
 verify: $(WHEELS) | $(environment)
-	@docker/verify.sh "$(ARCHIVE)" "$(LEVEL)" "$(SIGN_KEY)"
+	@bash docker/verify.sh "$(ARCHIVE)" "$(LEVEL)" "$(SIGN_KEY)"
 
 # --- several seeds -------------------------------------------------------------------------------------------------
 
@@ -261,69 +267,63 @@ seeds: | $(environment)
 	@for seed in $(SEEDS); do \
 		$(MAKE) --no-print-directory eval SET="$(filter-out run=% seed=%,$(SET)) run=$(notdir $(RUN))-seed-$$seed seed=$$seed"; \
 	done
-	@docker/run.sh python -m lorabundle.seeds $(patsubst %,$(RUN)-seed-%,$(SEEDS))
+	@$(run) python -m lorabundle.seeds $(patsubst %,$(RUN)-seed-%,$(SEEDS))
 
 # --- development ---------------------------------------------------------------------------------------------------
 
 ## test: run the unit and integration tests (in .venv, CPython 3.11)
 .PHONY: test
-test: export ENGINE = venv
 test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	THREADS=1 docker/run.sh python -m pytest --numprocesses 2 --dist loadscope
+	THREADS=1 $(run) python -m pytest --numprocesses 2 --dist loadscope
 
 ## test-slow: compare the memory estimate with measured peaks (ten minutes)
 .PHONY: test-slow
-test-slow: export ENGINE = venv
 test-slow: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	docker/run.sh python -m pytest tests/slow/test_memory_measured.py -s
+	$(run) python -m pytest tests/slow/test_memory_measured.py -s
 
 ## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes)
 .PHONY: test-resume
-test-resume: export ENGINE = venv
 test-resume: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	docker/run.sh python -m pytest tests/slow/test_resume.py -s
+	$(run) python -m pytest tests/slow/test_resume.py -s
 
 ## test-portable: train and evaluate on this CPU and on emulated ones (needs qemu-user)
 .PHONY: test-portable
-test-portable: export ENGINE = venv
 test-portable: $(DEV)
-	docker/run.sh python -m pytest tests/slow/test_cpus.py -s
+	$(run) python -m pytest tests/slow/test_cpus.py -s
 
 ## test-golden: run the smoke config with portable numerics, and compare with reports/reference/smoke.json
 .PHONY: test-golden
 test-golden: $(DEV)
 	$(MAKE) --no-print-directory all CONFIG=config/smoke.yaml NUMERICS=portable SET=
-	ENGINE=venv docker/run.sh python -m pytest tests/golden
+	ENGINE=venv $(run) python -m pytest tests/golden
 
 ## test-browser: open results.html in headless Chromium (needs chromium)
 .PHONY: test-browser
-test-browser: export ENGINE = venv
 test-browser: $(DEV)
-	docker/run.sh python -m pytest tests/browser
+	$(run) python -m pytest tests/browser
 
 ## bench: compare the speed of training, scoring and generation with the stock libraries (an hour; QUICK=1: minutes)
 .PHONY: bench
 bench: $(STAGES)/preprocess.json
-	docker/run.sh python -m tests.bench.bench_training $(bench_arguments)
-	docker/run.sh python -m tests.bench.bench_evaluation $(bench_arguments)
-	$(if $(QUICK),,docker/run.sh python -m tests.bench.bench_scaling --config $(CONFIG) $(if $(SET),--set $$SET))
-	$(if $(QUICK),,docker/run.sh python -m tests.bench.bench_geometry --config $(CONFIG) $(if $(SET),--set $$SET))
+	$(run) python -m tests.bench.bench_training $(bench_arguments)
+	$(run) python -m tests.bench.bench_evaluation $(bench_arguments)
+	$(if $(QUICK),,$(run) python -m tests.bench.bench_scaling --config $(CONFIG) $(if $(SET),--set $$SET))
+	$(if $(QUICK),,$(run) python -m tests.bench.bench_geometry --config $(CONFIG) $(if $(SET),--set $$SET))
 bench_arguments = --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)
 
 ## lint: check style and formatting
 .PHONY: lint
-lint: export ENGINE = venv
 lint: $(DEV)
-	docker/run.sh ruff check src tests
-	docker/run.sh ruff format --check src tests
+	$(run) ruff check src tests
+	$(run) ruff format --check src tests
 
 ## lock: resolve docker/*.in into docker/*.lock, with hashes
 .PHONY: lock
 lock: $(DEV)
-	PYTHON=$(CURDIR)/.venv/bin/python docker/lock.sh
+	PYTHON=$(CURDIR)/.venv/bin/python bash docker/lock.sh
 
 ## clean: remove the results of runs (outputs, reports, archives)
 .PHONY: clean

@@ -9,6 +9,7 @@
 #        base_image.sh lock   write debian.lock from what Debian offers now
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/host.sh"
 engine=$1
 registry_image=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 lock=$here/debian.lock
@@ -30,7 +31,7 @@ from_registry() {
 packages_in() { grep -v '^#' "$1"; }
 
 # The name of the base image with the packages of a list
-name_of() { echo "lorabundle-base:$(packages_in "$1" | cat - "$here/base_image.sh" | sha256sum | cut -c1-16)"; }
+name_of() { echo "lorabundle-base:$(packages_in "$1" | cat - "$here/base_image.sh" | sha256 | cut -c1-16)"; }
 
 # bootstrap FOLDER [OPTION ...]: write base.tar to FOLDER, and `packages`, one line each: name version architecture sha256.
 # The sha256 comes from Debian's signed index. apt checks each package against it before it installs the package.
@@ -86,7 +87,7 @@ from_debian() {
     say "warning: Debian no longer offers the locked base, so this image is built on newer packages. Packages that differ:"
     sed 's/^/[image]   /' <<< "$drift" >&2
     say "The report will name them. To get the locked versions, set DEBIAN_SOURCES to a sources.list that offers them (see CONTRIBUTING.md); to lock these, run docker/base_image.sh lock."
-    names=$(cut -d: -f1 <<< "$drift" | paste -sd' ')
+    names=$(cut -d: -f1 <<< "$drift" | paste -sd' ' -)
     echo "$base on Debian packages, not as in docker/debian.lock: $names"
 }
 

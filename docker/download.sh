@@ -2,10 +2,10 @@
 # Download every locked file, on the host, and check its sha256:
 #   docker/wheels/     what the image or .venv installs (requirements.lock, and dev.lock if asked: download.sh dev)
 #   data/raw/wheels/   wheels that are read as data (assets.lock)
-# Needs python3 with pip, in any version: it downloads files for CPython 3.11 on x86-64 Linux, whatever Python runs it.
+# Needs python3 with pip 20.3 or later: it downloads files for CPython 3.11 on x86-64 Linux, whatever Python runs it.
 # Files that are already here and complete are not downloaded again.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 
 fail() {
@@ -15,6 +15,17 @@ fail() {
 
 "$python" -m pip --version > /dev/null 2>&1 \
     || fail "'$python -m pip' does not run, but it is needed to download. Install pip (Debian: apt-get install python3-pip) or name another interpreter: make PYTHON=/path/to/python3."
+# pip 20.2 and older read only the last of several --platform options, and then find no file
+pip_version=$("$python" -m pip --version | cut -d ' ' -f 2)
+case $pip_version in [0-9].* | 1[0-9].* | 20.[0-2] | 20.[0-2].*)
+    fail "pip $pip_version of $python is too old: 20.3 is the first that can download for another platform. Update it ($python -m pip install --upgrade pip), or name another interpreter: make PYTHON=/path/to/python3."
+    ;;
+esac
+# Of pip's settings in the environment, those that say where files come from; PIP_USER, PIP_TARGET and the like do not belong here
+for name in $(compgen -e | grep '^PIP_' | grep -vxE 'PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|TRUSTED_HOST|PROXY|CERT|CLIENT_CERT|KEYRING_PROVIDER|USE_FEATURE|USE_DEPRECATED|RETRIES|(DEFAULT_)?TIMEOUT|(NO_)?CACHE_DIR|CONFIG_FILE)'); do
+    unset "$name"
+done
+export PIP_REQUIRE_VIRTUALENV=0
 
 target=(--python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none)
 for minor in $(seq 28 -1 5); do target+=(--platform "manylinux_2_${minor}_x86_64"); done

@@ -10,7 +10,7 @@ chain=()
 next=$1
 while [ -f "$next" ] && [ ${#chain[@]} -lt 10 ]; do # a circle ends here, and lorabundle.resolve_config explains it
     chain=("$next" ${chain[@]+"${chain[@]}"})
-    parent=$(sed -n "s/^extends: *[\"']*\([^ \"'#\r]*\).*/\1/p" "$next" | head -n 1)
+    parent=$(tr -d '\r' < "$next" | sed -n "s/^extends: *[\"']*\([^ \"'#]*\).*/\1/p" | head -n 1)
     [ -n "$parent" ] || break
     next=$(dirname "$next")/$parent
     echo "extends=$next"
@@ -20,7 +20,7 @@ done
 {
     for file in "${chain[@]}"; do
         echo "FILE"
-        sed 's/\r$//' "$file"
+        tr -d '\r' < "$file"
         echo
     done
     echo "FILE"

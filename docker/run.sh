@@ -2,53 +2,49 @@
 # Run a command in the locked environment, or say which engine would run it.
 #   docker/run.sh --engine           print the engine: docker, podman or venv
 #   docker/run.sh COMMAND [ARG ...]  for example: docker/run.sh python -m lorabundle.train --config config/default.yaml
-# ENGINE=auto (default) uses docker or podman if one answers, else .venv.
+# ENGINE=auto (default) uses docker or podman if one can run this project, else .venv.
 # In a container a stage runs as the caller, without capabilities and without network (unless NETWORK=1, which fetch sets). The root
-# and the source tree are read-only. It can write to data/, outputs/, reports/, archive/ and its own /tmp, and use the memory that
-# is free when it starts.
+# and the source tree are read-only. It can write to data/, outputs/, reports/, archive/ and its own /tmp, read the user's own files
+# (READS, which make sets), and use the memory that is free when it starts. The project has the same path there as here.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
+. docker/host.sh
 
-answers() { command -v "$1" > /dev/null 2>&1 && "$1" info > /dev/null 2>&1; }
-
-choose_engine() {
-    case ${ENGINE:-auto} in
-        auto) if answers docker; then echo docker; elif answers podman; then echo podman; else echo venv; fi ;;
-        venv) echo venv ;;
-        docker | podman)
-            answers "$ENGINE" || {
-                echo "image: error: ENGINE=$ENGINE, but '$ENGINE info' does not answer. Start it, or run without containers: ENGINE=venv." >&2
-                exit 2
-            }
-            echo "$ENGINE"
-            ;;
-        *)
-            echo "image: error: ENGINE is '$ENGINE'; it can be auto, docker, podman or venv." >&2
-            exit 2
-            ;;
-    esac
-}
-
-case ${THREADS:-1} in *[!0-9]* | 0*)
-    echo "image: error: THREADS is '$THREADS'; it is a number of threads, 1 or more, or empty for all cores." >&2
-    exit 2
-    ;;
-esac
-engine=$(choose_engine)
+case ${THREADS:-1} in *[!0-9]* | 0*) fail "THREADS is '$THREADS'; it is a number of threads, 1 or more, or empty for all cores." ;; esac
+case $PWD in *[:,\"]*) fail "the path of this folder, $PWD, has a colon, a comma or a quotation mark, which search paths and container engines cannot hold. Move the folder." ;; esac
+engine=$(choose_engine) limits=
 if [ "${1:-}" = --engine ]; then
     echo "$engine"
     exit
 fi
 
-commit=$(git rev-parse HEAD 2> /dev/null) || commit="not a git checkout"
-# Untracked code counts as a change; a user's own config does not
-if [ -n "$({ git status --porcelain --untracked-files=no; git ls-files --others --exclude-standard .ci docker src tests; } 2> /dev/null)" ]; then
-    commit="$commit, with uncommitted changes"
-fi
+# The commit of the code that runs, or why there is none to name
+commit() {
+    local top
+    top=$(git rev-parse --show-toplevel 2>&1) || {
+        case $top in
+            *"dubious ownership"*) echo "unknown (git does not read a folder of another owner: git config --global --add safe.directory '$PWD')" ;;
+            *) echo "not a git checkout" ;;
+        esac
+        return
+    }
+    # A copy without .git inside another repository is not that repository's commit
+    if [ ! "$top" -ef . ] || ! commit=$(git rev-parse HEAD 2> /dev/null); then
+        echo "not a git checkout"
+        return
+    fi
+    # Untracked code counts as a change; a user's own config does not
+    if [ -n "$({ git status --porcelain --untracked-files=no; git ls-files --others --exclude-standard .ci docker src tests; } 2> /dev/null)" ]; then
+        commit="$commit, with uncommitted changes"
+    fi
+    echo "$commit"
+}
 
 settings=(
     LORABUNDLE_ENGINE="$engine"
-    LORABUNDLE_COMMIT="$commit"
+    LORABUNDLE_COMMIT="$(commit)"
+    PYTHONPATH="$PWD/src"
+    PYTHONUTF8=1 # files and output are UTF-8, whatever the locale says
     # Keep large buffers in the process instead of returning them to the kernel after each use, so that the kernel need not clear
     # the pages again: 510 to 550 tokens/s in training, and 430 to 485 without (EPYC Zen 4, 2 cores, bfloat16)
     MALLOC_MMAP_THRESHOLD_=4294967296
@@ -58,36 +54,83 @@ settings=(
 if [ -n "${THREADS:-}" ]; then settings+=(OMP_NUM_THREADS="$THREADS"); fi
 
 if [ "$engine" = venv ]; then
-    exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" PYTHONPATH="$PWD/src" "$@"
+    exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" "$@"
 fi
 
 # By id, so that the image that runs is the one whose content digest is recorded
-{ read -r image && read -r content; } < "docker/.image-$engine"
-"$engine" image inspect "$image" > /dev/null 2>&1 || {
-    echo "image: error: $engine no longer has the image ${content%%,*}. Delete docker/.image-$engine and run: make image." >&2
-    exit 2
-}
+{ read -r image && read -r content && read -r limits; } < "docker/.image-$engine" || true
+"$engine" image inspect "$image" > /dev/null 2>&1 \
+    || fail "$engine no longer has the image ${content%%,*}. Delete docker/.image-$engine and run: make image."
 settings+=(LORABUNDLE_IMAGE="$content")
-# A stage that needs more than the free memory is ended itself, and not another process of the machine
-memory=$(awk '/^MemAvailable:/ {printf "%dk", 0.95 * $2}' /proc/meminfo)
+
 mkdir -p data outputs reports archive
 options=(
     run --rm
     --read-only --tmpfs /tmp:exec
     --cap-drop=ALL --security-opt=no-new-privileges
-    --memory "$memory" --pids-limit 4096
     --user "$(id -u):$(id -g)"
-    --volume "$PWD:/bundle:ro"
+    --workdir "$PWD"
 )
-for folder in data outputs reports archive; do options+=(--volume "$PWD/$folder:/bundle/$folder"); done
+if [ "$(getenforce 2> /dev/null)" = Enforcing ]; then options+=(--security-opt label=disable); fi # else SELinux denies the mounts
+if is_podman "$engine"; then
+    if [ "$(id -u)" -ne 0 ]; then options+=(--userns=keep-id); fi
+else
+    case $(information "$engine") in *rootless*) options+=(--user 0:0) ;; esac # which is the caller, outside
+fi
+# A stage that needs more than the free memory is ended itself, and not another process of the machine
+if [ "$limits" != "without limits" ]; then
+    options+=(--pids-limit 4096)
+    if [ -r /proc/meminfo ]; then options+=(--memory "$(awk '/^MemAvailable:/ {printf "%dk", 0.95 * $2}' /proc/meminfo)"); fi
+fi
+
+# share PATH [OPTION]: it is in the container, at the same path
+share() { options+=(--mount "type=bind,source=$1,target=$1${2:+,$2}"); }
+
+# outside PATH: print what of a user's own file or folder lies outside the project: itself, and what a link leads to, link by link
+outside() {
+    local path=$1 folder
+    for _ in 1 2 3 4 5 6 7 8; do
+        folder=$(cd "$(dirname "$path")" 2> /dev/null && pwd) || return 0
+        path=${folder%/}/${path##*/}
+        case $path in "$PWD"/*) ;; *) echo "$path" ;; esac
+        [ -L "$path" ] || return 0
+        case $(readlink "$path") in
+            /*) path=$(readlink "$path") ;;
+            *) path=$folder/$(readlink "$path") ;;
+        esac
+    done
+}
+
+share "$PWD" readonly
+for folder in data outputs reports archive; do share "$PWD/$folder"; done
+while IFS= read -r path; do
+    if [ -e "$path" ]; then share "$path" readonly; fi
+done < <(
+    for path in ${READS:-}; do # globs are expanded here
+        outside "${path%/}"
+        find "$path/" -type l 2> /dev/null | while IFS= read -r link; do outside "$link"; done
+    done | LC_ALL=C sort -u
+)
 for setting in "${settings[@]}" NUMERICS; do options+=(--env "$setting"); done
 if [ -t 1 ]; then options+=(--tty); fi
-if [ "$engine" = podman ] && [ "$(id -u)" -ne 0 ]; then options+=(--userns=keep-id); fi
+
 if [ "${NETWORK:-}" = 1 ]; then
-    options+=(--env HF_HOME=/bundle/data/raw/hub --env HF_TOKEN)
-    for proxy in http_proxy https_proxy no_proxy; do options+=(--env "$proxy"); done
-    authorities=/etc/ssl/certs/ca-certificates.crt # the host's, because a network may have its own authority
-    if [ -f $authorities ]; then options+=(--volume $authorities:$authorities:ro --env SSL_CERT_FILE=$authorities); fi
+    options+=(--env "HF_HOME=$PWD/data/raw/hub")
+    for name in HF_TOKEN HF_ENDPOINT $(compgen -e | grep -E '^(HF_HUB|HF_XET)_' | grep -vE '_(CACHE|PATH)$' || true); do options+=(--env "$name"); done
+    for name in http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY; do
+        options+=(--env "$name")
+    done
+    # A proxy of this very machine is not reached from a network of the container's own
+    case "${http_proxy:-}${https_proxy:-}${all_proxy:-}${HTTP_PROXY:-}${HTTPS_PROXY:-}${ALL_PROXY:-}${HF_ENDPOINT:-}" in
+        *//localhost[:/]* | *//127.* | *@localhost[:/]* | *@127.* | *"[::1]"*) options+=(--network=host) ;;
+    esac
+    # The host's certificates, because a network may have an authority of its own: the user's, Debian's, Fedora's, SUSE's
+    for bundle in "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
+        [ -f "$bundle" ] || continue
+        authorities=/etc/ssl/certs/ca-certificates.crt
+        options+=(--mount "type=bind,source=$bundle,target=$authorities,readonly" --env "SSL_CERT_FILE=$authorities" --env "REQUESTS_CA_BUNDLE=$authorities")
+        break
+    done
 else
     options+=(--network=none)
 fi

@@ -3,25 +3,13 @@
 #   setup.sh venv [dev]      .venv, for CPython 3.11 (dev: adds the test and lint tools)
 #   setup.sh docker|podman   an image; its id goes to docker/.image-docker or -podman, then its name, content digest, size and base
 set -euo pipefail
-cd "$(dirname "$0")"
+cd -P "$(dirname "$0")"
+. ./host.sh
 packages=/opt/venv/lib/python3.11/site-packages # in the image
 
-fail() {
-    echo "image: error: $*" >&2
-    exit 2
-}
-
 setup_venv() {
-    local candidate python="" found=""
-    for candidate in ${PYTHON:-} python3.11 python3; do
-        found=$("$candidate" -c 'import platform; print(platform.python_implementation(), platform.python_version())' 2> /dev/null) || continue
-        case $found in "CPython 3.11."*)
-            python=$candidate
-            break
-            ;;
-        esac
-    done
-    [ -n "$python" ] || fail "the locks are for CPython 3.11, and the python3 here is ${found:-missing}. Install CPython 3.11 (or name it: make PYTHON=/path/to/python3.11), or use the container, which brings its own: make all ENGINE=docker."
+    local python
+    python=$(find_python)
     rm -rf ../.venv
     "$python" -m venv ../.venv || fail "'$python -m venv' failed. On Debian, apt-get install python3-venv, then run the same command again."
     install_locked ../.venv/bin/python
@@ -30,15 +18,16 @@ setup_venv() {
 # install_locked PYTHON [pip's options]
 # rouge-score comes as source only. It is built with the locked setuptools, which must therefore be installed first.
 install_locked() {
-    local pip=("$1" -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation --use-pep517 "${@:2}")
+    # Isolated from pip's settings, which may say where to install (PIP_USER, PIP_TARGET)
+    local pip=("$1" -m pip --isolated install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --no-build-isolation --use-pep517 "${@:2}")
     "${pip[@]}" --requirement <(awk '/^setuptools==/ {on = 1} on {print} on && !/\\$/ {exit}' requirements.lock)
     "${pip[@]}" --requirement requirements.lock
 }
 
 setup_image() {
     local engine=$1 base image id container content
-    base=$(./base_image.sh "$engine") # its name, "on", and what it is
-    image=lorabundle:$(cat Dockerfile requirements.lock setup.sh <(echo "${base%% *}") | sha256sum | cut -c1-16)
+    base=$(bash base_image.sh "$engine") # its name, "on", and what it is
+    image=lorabundle:$(cat Dockerfile requirements.lock setup.sh <(echo "${base%% *}") | sha256 | cut -c1-16)
     echo "[image] building $image with $engine on ${base%% *}"
     "$engine" build --quiet --network=none --build-arg "BASE=${base%% *}" --tag "$image" . 2>&1 > /dev/null \
         | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # hides the classic builder's advice to install another one
@@ -48,6 +37,22 @@ setup_image() {
     content=$("$engine" export "$container" | "${PYTHON:-python3}" digest.py)
     "$engine" rm "$container" > /dev/null
     printf '%s\n' "$id" "$image, $content, ${base#* }" > ".image-$engine"
+    check_start "$engine"
+}
+
+# Start the image as run.sh starts it. Where the engine cannot set limits (control groups that are not delegated), run.sh leaves them
+# out from then on.
+check_start() {
+    local said reason check=(sh -c 'test -r Makefile && : > outputs/.written && rm outputs/.written')
+    said=$(ENGINE=$1 bash run.sh "${check[@]}" 2>&1) && return
+    reason=$(grep -m 1 -iE 'error|denied|cannot|not' <<< "$said" || tail -n 1 <<< "$said")
+    echo "without limits" >> ".image-$1"
+    if ENGINE=$1 bash run.sh "${check[@]}" > /dev/null 2>&1; then
+        echo "[image] $1 cannot limit a container's memory and processes here, so stages run without these limits. It said: $reason"
+        return
+    fi
+    rm ".image-$1"
+    fail "$1 built the image, but cannot start it on this folder. It said: $reason. Without containers: ENGINE=venv."
 }
 
 # Runs inside the image being built. Byte code is compiled with hashes instead of times, so that every build gives the same bytes.
@@ -66,7 +71,7 @@ fill_image() {
 case ${1:-} in
     venv)
         if [ "${2:-}" = dev ]; then
-            ../.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --requirement dev.lock
+            ../.venv/bin/python -m pip --isolated install --quiet --disable-pip-version-check --no-index --find-links wheels --require-hashes --requirement dev.lock
         else
             setup_venv
         fi

@@ -5,6 +5,7 @@
 # Exit codes: 0 verified, 1 a check or a stage failed, 2 bad input, 3 differences.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. docker/host.sh
 archive=$1 level=${2:-} key=${3:-}
 
 fail() {
@@ -40,7 +41,7 @@ check_signature() {
 }
 
 if [ -f "$archive.sha256" ]; then
-    found=$(sha256sum < "$archive" | cut -c1-64) expected=$(cut -c1-64 "$archive.sha256")
+    found=$(sha256 < "$archive") expected=$(cut -c1-64 "$archive.sha256")
     [ "$found" = "$expected" ] || differ "$archive: expected $expected as in $archive.sha256, found $found, tolerance none"
     echo "[verify] checksum: as in $archive.sha256"
 fi
@@ -49,8 +50,8 @@ if [ -n "$key" ] || [ -f "$archive.sig" ]; then check_signature; fi
 copy=outputs/.verify/archive.tar.gz
 mkdir -p outputs
 exec 9> outputs/.verify.lock
-flock --nonblock 9 || fail "another archive is being verified in this folder. Wait for it to end, or use another clone."
-echo "[verify] archive: $archive, sha256 $(sha256sum < "$archive" | cut -c1-64)"
+! command -v flock > /dev/null || flock -n 9 || fail "another archive is being verified in this folder. Wait for it to end, or use another clone."
+echo "[verify] archive: $archive, sha256 $(sha256 < "$archive")"
 kept=$(mktemp outputs/.archive.XXXXXX) # copied first, because the archive may itself be in outputs/.verify
 cp "$archive" "$kept"
 rm -rf outputs/.verify
@@ -63,8 +64,8 @@ again() {
     for stage in "${@:2}"; do
         echo "[verify] running $stage again"
         if [ "$stage" = fetch ]; then export NETWORK=1; else unset NETWORK; fi
-        NUMERICS=$(docker/read_config.sh "$folder/config.yaml" | sed -n 's/^numerics=//p') \
-            docker/run.sh env -C "$folder" python -m "lorabundle.$stage" --config config.yaml || {
+        NUMERICS=$(bash docker/read_config.sh "$folder/config.yaml" | sed -n 's/^numerics=//p') \
+            bash docker/run.sh env -C "$folder" python -m "lorabundle.$stage" --config config.yaml || {
             local status=$?
             echo "[verify] NOT VERIFIED: $stage failed when it ran again, see above (level $level)"
             exit $status
@@ -72,14 +73,14 @@ again() {
     done
 }
 
-docker/run.sh python -m lorabundle.verify check --archive $copy --level "$level"
+bash docker/run.sh python -m lorabundle.verify check --archive $copy --level "$level"
 case $level in
     eval) again eval fetch preprocess evaluate ;;
     full)
         again full fetch preprocess train evaluate sample report
         # If training gave other bytes, the shipped adapter is evaluated too
-        cmp --quiet outputs/.verify/{shipped,full}/outputs/*/adapter/adapter_model.safetensors || again eval fetch preprocess evaluate
+        cmp -s outputs/.verify/{shipped,full}/outputs/*/adapter/adapter_model.safetensors || again eval fetch preprocess evaluate
         ;;
     *) exit 0 ;;
 esac
-docker/run.sh python -m lorabundle.verify compare --archive $copy --level "$level"
+bash docker/run.sh python -m lorabundle.verify compare --archive $copy --level "$level"

@@ -60,7 +60,7 @@ def results_page(run_config: Config, results: Results) -> Page:
     ]
     sections = [
         Section("Results", result_blocks),
-        Section("Results by kind", by_kind(metrics)),
+        *by_kind(metrics),
         *([Section("Labels", confusion_tables(metrics, results.examples))] if "labels" in metrics else []),
         Section("Figures", [figure_blocks(results)]),
         Section("Samples", sample_blocks(results.samples, max_new_tokens)),
@@ -250,8 +250,11 @@ def _change_row(metric: Metric, change: Change, deltas: Fields) -> list[Line]:
     return [f"{metric.heading} ({change.unit})", judge(delta, change.higher_is_better), mean, interval]
 
 
-def by_kind(metrics: Fields) -> list[Table]:
-    """The main numbers for each kind of example and, if there are right answers, their share."""
+def by_kind(metrics: Fields) -> list[Section]:
+    """The main numbers for each kind of example, if there are several, and the share of right answers, if there are any."""
+    right_answers = [accuracy_table(metrics)] if has_accuracy(metrics.part("models")) else []
+    if len(metrics.part("kinds")) == 1:
+        return [Section("Right answers", right_answers)] if right_answers else []
     arrows = [m for m in METRICS.values() if m.by_kind and m.key != "loss" and not m.needs_verifier]
     rows: list[list[Line]] = []
     for kind, values in metrics.part("kinds").items():
@@ -265,14 +268,15 @@ def by_kind(metrics: Fields) -> list[Table]:
     header: list[Line] = ["Kind", "Examples", "Base loss", "Fine-tuned loss", "Change of loss", "95 % interval"]
     header += [metric.heading for metric in arrows]
     caption = "By kind of test example; an arrow goes from base to fine-tuned"
-    tables = [Table(caption, "metrics.json", header, rows)]
-    return tables + ([accuracy_table(metrics)] if has_accuracy(metrics.part("models")) else [])
+    return [Section("Results by kind", [Table(caption, "metrics.json", header, rows), *right_answers])]
 
 
 def accuracy_table(metrics: Fields) -> Table:
-    """Right answers of both models, in total and by kind."""
+    """Right answers of both models, in total and by kind if there are several."""
+    kinds = metrics.part("kinds")
     scored: list[tuple[Line, Fields]] = [("all", metrics)]
-    scored += [(Code(kind), values) for kind, values in metrics.part("kinds").items()]
+    if len(kinds) > 1:
+        scored += [(Code(kind), values) for kind, values in kinds.items()]
     rows: list[list[Line]] = []
     for label, part in scored:
         row: list[Line] = [label]

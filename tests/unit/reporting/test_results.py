@@ -82,7 +82,8 @@ def test_changes_say_how_the_interval_was_made(metrics):
 
 
 def test_kinds(metrics):
-    (table,) = by_kind(Fields(metrics, "metrics.json"))
+    (section,) = by_kind(Fields(metrics, "metrics.json"))
+    (table,) = section.blocks
     losses = ["2.0667", "1.2333", "-0.8333", "-1.0000 to -0.7000"]
     assert cells(table)[0] == ["word", "3", *losses, "50.0% → 60.0%", "0.090 → 0.090", "0.0% → 0.0%"]
 
@@ -103,7 +104,8 @@ def test_accuracy_is_shown_where_there_is_one(metrics):
     table = results_table(scored)
     assert table.header[-1] == "Accuracy"
     assert [row[-1] for row in cells(table)] == ["–", "–", "25.0% (4.6% to 69.9%)", "50.0% (15.0% to 85.0%)"]
-    _, kinds = by_kind(scored)
+    (section,) = by_kind(scored)
+    _, kinds = section.blocks
     one, two = ["1 of 4", "25.0%", "4.6% to 69.9%"], ["2 of 4", "50.0%", "15.0% to 85.0%"]
     assert cells(kinds) == [[kind, *one, *one, *two] for kind in ("all", "word", "sum")]
     assert [plain(cell) for cell in kinds.header[1::3]] == [
@@ -112,6 +114,14 @@ def test_accuracy_is_shown_where_there_is_one(metrics):
         "Fine-tuned: right",
     ]
     assert "Wilson" in explanation(scored, EXAMPLES, 96)
+
+
+def test_examples_of_one_kind_are_not_listed_twice(metrics):
+    del metrics["kinds"]["sum"]
+    assert by_kind(Fields(metrics, "metrics.json")) == []
+    (section,) = by_kind(with_accuracy(metrics))
+    (table,) = section.blocks
+    assert (section.title, [row[0] for row in cells(table)]) == ("Right answers", ["all"])
 
 
 def test_accuracy_of_only_one_model_is_an_error(metrics):

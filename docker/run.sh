@@ -64,19 +64,20 @@ fi
 settings+=(LORABUNDLE_IMAGE="$content")
 
 mkdir -p data outputs reports archive
+user=$(id -u):$(id -g)
+if is_podman "$engine"; then
+    if [ "$(id -u)" -ne 0 ]; then namespace=(--userns=keep-id); fi
+else
+    case $(information "$engine") in *rootless*) user=0:0 ;; esac # which is the caller, outside
+fi
 options=(
     run --rm
     --read-only --tmpfs /tmp:exec
     --cap-drop=ALL --security-opt=no-new-privileges
-    --user "$(id -u):$(id -g)"
+    --user "$user" ${namespace[@]+"${namespace[@]}"}
     --workdir "$PWD"
 )
 if [ "$(getenforce 2> /dev/null)" = Enforcing ]; then options+=(--security-opt label=disable); fi # else SELinux denies the mounts
-if is_podman "$engine"; then
-    if [ "$(id -u)" -ne 0 ]; then options+=(--userns=keep-id); fi
-else
-    case $(information "$engine") in *rootless*) options+=(--user 0:0) ;; esac # which is the caller, outside
-fi
 # A stage that needs more than the free memory is ended itself, and not another process of the machine
 if [ "$limits" != "without limits" ]; then
     options+=(--pids-limit 4096)
@@ -86,13 +87,13 @@ fi
 # share PATH [OPTION]: it is in the container, at the same path
 share() { options+=(--mount "type=bind,source=$1,target=$1${2:+,$2}"); }
 
-# outside PATH: print what of a user's own file or folder lies outside the project: itself, and what a link leads to, link by link
-outside() {
+# steps PATH: print it as an absolute path, and if it is a link what it leads to, link by link
+steps() {
     local path=$1 folder
     for _ in 1 2 3 4 5 6 7 8; do
         folder=$(cd "$(dirname "$path")" 2> /dev/null && pwd) || return 0
         path=${folder%/}/${path##*/}
-        case $path in "$PWD"/*) ;; *) echo "$path" ;; esac
+        echo "$path"
         [ -L "$path" ] || return 0
         case $(readlink "$path") in
             /*) path=$(readlink "$path") ;;
@@ -103,12 +104,14 @@ outside() {
 
 share "$PWD" readonly
 for folder in data outputs reports archive; do share "$PWD/$folder"; done
+# The user's own files, if they lie outside, and what links in their folders lead to
 while IFS= read -r path; do
+    case $path in "$PWD"/*) continue ;; esac
     if [ -e "$path" ]; then share "$path" readonly; fi
 done < <(
     for path in ${READS:-}; do # globs are expanded here
-        outside "${path%/}"
-        find "$path/" -type l 2> /dev/null | while IFS= read -r link; do outside "$link"; done
+        steps "${path%/}"
+        if [ -d "$path" ]; then find "$path/" -type l | while IFS= read -r link; do steps "$link" | tail -n +2; done; fi
     done | LC_ALL=C sort -u
 )
 for setting in "${settings[@]}" NUMERICS; do options+=(--env "$setting"); done

@@ -24,7 +24,7 @@ if [ "$1" = --engine ]; then echo venv; exit; fi
 stage=${3#lorabundle.}
 if [ "$stage" = seeds ]; then echo "seeds ${*:4}" >> ran; exit; fi
 config=$5
-run=$(docker/read_config.sh "$config" "${@:6}" | sed -n 's/^run=//p')
+run=$(bash docker/read_config.sh "$config" "${@:6}" | sed -n 's/^run=//p')
 out=outputs/$run
 if [ "$stage" = resolve_config ]; then
     PYTHONPATH=src exec @PYTHON@ -m lorabundle.resolve_config "${@:4}"
@@ -75,12 +75,13 @@ def project(tmp_path, monkeypatch):
     for name in ("requirements.lock", "assets.lock", "download.sh", "setup.sh", "wheels/.complete"):
         Path("docker", name).parent.mkdir(parents=True, exist_ok=True)
         Path("docker", name).write_text("#!/bin/sh\n" if name.endswith(".sh") else "")
-        Path("docker", name).chmod(0o755)
-    shutil.copy(ROOT / "docker/read_config.sh", "docker")
+    for name in ("read_config.sh", "host.sh"):
+        shutil.copyfile(
+            ROOT / "docker" / name, Path("docker", name)
+        )  # without execute bits, as a copy may have lost them
     Path(".venv").mkdir()
     Path(".venv/.complete").touch()
     Path("docker/run.sh").write_text(STUB.replace("@PYTHON@", sys.executable))
-    Path("docker/run.sh").chmod(0o755)
     age(*Path().rglob("*"))
     return tmp_path
 
@@ -411,7 +412,6 @@ def test_submission_is_packed_again_when_the_source_changes(project, name):
 def test_archive_is_signed_if_a_key_is_given(project):
     """Also one that was packed before, and without packing it again."""
     Path("docker/sign.sh").write_text('#!/bin/sh\nprintf "%s|" "$@" >> signed\n')
-    Path("docker/sign.sh").chmod(0o755)
     age(*Path().rglob("*"))
     assert make("all") == STAGES
     assert not Path("signed").exists()

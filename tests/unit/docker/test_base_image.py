@@ -31,7 +31,8 @@ def project(tmp_path, monkeypatch):
     """A docker folder with a lock of three packages, all of which are offered."""
     monkeypatch.chdir(tmp_path)
     Path("docker").mkdir()
-    shutil.copy(ROOT / "docker/base_image.sh", "docker")
+    for name in ("base_image.sh", "host.sh"):
+        shutil.copy(ROOT / "docker" / name, "docker")
     Path("docker/debian.lock").write_text(f"# comment\n{LOCKED}")
     Path("offered").write_text(LOCKED)
     Path("imported").touch()

@@ -39,7 +39,7 @@ def again(stage: str, level: str) -> str:
 def project(tmp_path, monkeypatch) -> Path:
     """An archive and the script."""
     (tmp_path / "docker").mkdir()
-    for name in ("verify.sh", "read_config.sh"):
+    for name in ("verify.sh", "read_config.sh", "host.sh"):
         shutil.copy(ROOT / "docker" / name, tmp_path / "docker")
     (tmp_path / "docker/run.sh").write_text(STUB)
     (tmp_path / "docker/run.sh").chmod(0o755)

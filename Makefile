@@ -333,7 +333,7 @@ clean:
 ## distclean: remove everything that was built or downloaded (not your own data)
 .PHONY: distclean
 distclean: clean
-	rm -rf data/raw/wheels data/raw/datasets data/raw/hub data/raw/docstrings.jsonl data/raw/reasoning_gym.jsonl data/models data/processed docker/wheels docker/.image-docker docker/.image-podman .venv
+	rm -rf data/raw/wheels data/raw/datasets data/raw/hub data/raw/docstrings.jsonl data/raw/reasoning_gym.jsonl data/models data/processed docker/wheels docker/.image-docker docker/.image-podman docker/.unfit-docker docker/.unfit-podman .venv
 
 .PHONY: FORCE
 FORCE:

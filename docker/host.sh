@@ -48,6 +48,10 @@ unfit() {
         "" | "linux x86_64"* | "linux amd64"*) ;;
         *) echo "it runs containers for $(cut -d ' ' -f 1,2 <<< "$said"), and the locked packages are for linux x86_64" && return ;;
     esac
+    if [ -s "docker/.unfit-$1" ]; then
+        echo "it could not start a container on this folder ($(cat "docker/.unfit-$1")); to try it again, delete docker/.unfit-$1"
+        return
+    fi
     sees_project "$1" || echo "it does not see this folder, because it runs on another machine or outside the container that you are in"
 }
 

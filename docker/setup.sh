@@ -52,7 +52,8 @@ check_start() {
         return
     fi
     rm ".image-$1"
-    fail "$1 built the image, but cannot start it on this folder. It said: $reason. Without containers: ENGINE=venv."
+    echo "$reason" > ".unfit-$1"
+    fail "$1 built the image, but cannot start it on this folder. It said: $reason. From now on ENGINE=auto passes $1 over: run the same command again, or name another engine (ENGINE=venv)."
 }
 
 # Runs inside the image being built. Byte code is compiled with hashes instead of times, so that every build gives the same bytes.

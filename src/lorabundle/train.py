@@ -22,7 +22,7 @@ from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerS
 from lorabundle.compute import numerics
 from lorabundle.compute.fused import unfuse
 from lorabundle.compute.load import attach_lora, load_base
-from lorabundle.core import config
+from lorabundle.core import config, machine
 from lorabundle.core.config import Config
 from lorabundle.core.files import atomic_dir, read_json, write_json
 from lorabundle.core.stage import Artifacts, run_stage
@@ -85,9 +85,17 @@ def fit_memory(requested: Config, rows: Dataset, shared_tokens: int) -> Config:
     decided = fitting.train.model_dump(include={"max_tokens", "gradient_checkpointing"})  # by the free memory
     facts = environment.describe(fitting) | {"memory_estimate_bytes": memory_estimate, "train": decided}
     write_json(fitting.run_dir / "environment.json", facts)
-    used = facts["dtype"], facts["attn_implementation"], facts["threads"]
-    log.info("run %s: computing in %s, %s attention, %d threads", fitting.run, *used)
+    used = facts["dtype"], facts["attn_implementation"], facts["threads"], why_threads(facts["threads"])
+    log.info("run %s: computing in %s, %s attention, threads: %d (%s)", fitting.run, *used)
     return fitting
+
+
+def why_threads(number: int) -> str:
+    """What decides the number of threads."""
+    found = machine.threads()
+    if number == found.amount:
+        return found.origin
+    return f"as THREADS or OMP_NUM_THREADS says; without it {found.amount}, {found.origin}"
 
 
 def make_trainer(fitting: Config, splits: dict[str, Dataset], shared_tokens: int, fingerprint: str) -> LoraTrainer:

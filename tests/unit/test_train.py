@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerState
 
 from lorabundle import train
+from lorabundle.core import machine
 from lorabundle.core.files import write_json
 from tests.conftest import word_tokenizer
 
@@ -62,6 +63,12 @@ def test_resumed_after_the_last_step_takes_no_other_step(checkpoint):
     train.train_or_resume(trainer, path)
     assert (trainer.calls, trainer.tokens_seen) == ([("load", str(path))], 250)
     assert trainer.state.global_step == 2
+
+
+def test_log_says_what_decides_the_threads(monkeypatch):
+    monkeypatch.setattr(machine, "threads", lambda: machine.Limit(2, "2.5 CPUs by cpu.max"))
+    assert train.why_threads(2) == "2.5 CPUs by cpu.max"
+    assert train.why_threads(4) == "as THREADS or OMP_NUM_THREADS says; without it 2, 2.5 CPUs by cpu.max"
 
 
 def test_environment_says_what_memory_decided(smoke, monkeypatch):

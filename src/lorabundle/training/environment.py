@@ -8,6 +8,7 @@ import torch
 
 from lorabundle.compute import cpu_probe
 from lorabundle.compute.load import resolve_attention, resolve_dtype
+from lorabundle.core import machine
 from lorabundle.core.config import Config
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "tokenizers", "numpy")
@@ -26,7 +27,7 @@ def describe(config: Config) -> dict:
     return {
         "schema": 1,
         "cpu": cpu_probe.cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": machine.cores(),
         "memory_bytes": total_memory_bytes(),
         "threads": torch.get_num_threads(),
         "numerics": config.numerics,

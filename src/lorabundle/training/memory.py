@@ -7,7 +7,6 @@ through it, and what autograd would keep is counted tensor by tensor.
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import torch
@@ -16,13 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from lorabundle.compute import fused, packing
 from lorabundle.compute.load import attach_lora, resolve_attention, resolve_dtype
+from lorabundle.core import machine
 from lorabundle.core.config import Config, Train
 from lorabundle.core.errors import MemoryExhaustedError
 
 log = logging.getLogger("lorabundle.train")
 
-# In a container: the limit on its memory, by version 2 and version 1 of cgroups
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 BYTES_PER_4BIT_WEIGHT = 0.5 + 4 / 64  # 4 bits, and a float32 scale for each 64 weights
 FALLBACK_MAX_TOKENS = (512, 256, 128)  # values of max_tokens to try when memory is short
 LIBRARIES_LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
@@ -94,16 +92,19 @@ def fit(config: Config, rows: list[dict], shared_tokens: int, num_pass_sizes: in
     Raises:
         MemoryExhaustedError: it does not fit; the message names the change that does and costs least time.
     """
-    memory_estimate, free = estimate(config, rows, shared_tokens, num_pass_sizes), available_bytes()
-    if sum(memory_estimate.values()) <= free:
+    memory_estimate, free = estimate(config, rows, shared_tokens, num_pass_sizes), free_memory()
+    if sum(memory_estimate.values()) <= free.amount:
         return config, memory_estimate
-    short = f"Training needs about {sum(memory_estimate.values()) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free."
+    short = (
+        f"Training needs about {sum(memory_estimate.values()) / 1e9:.1f} GB of memory, and {free.amount / 1e9:.1f} GB are free "
+        f"({free.origin})."
+    )
     lengths = [len(row["input_ids"]) for row in rows]
     for setting, changed in cheaper(config):
         largest, _ = largest_pass(lengths, range(len(rows)), shared_tokens, changed.train)
         fewer_sizes = min(num_pass_sizes, -(-changed.train.max_tokens // packing.TOKENS_MULTIPLE))
         smaller_estimate = estimate(changed, [rows[index] for index in largest], shared_tokens, fewer_sizes)
-        if sum(smaller_estimate.values()) > free:
+        if sum(smaller_estimate.values()) > free.amount:
             continue
         # Passes of another size round differently, so portable bytes must not depend on the free memory
         if config.train.fit == "auto" and config.numerics == "fast" and changed.model == config.model:
@@ -118,16 +119,15 @@ def fit(config: Config, rows: list[dict], shared_tokens: int, num_pass_sizes: in
 
 
 def table(memory_estimate: dict[str, int]) -> str:
-    """The estimate as lines of text."""
-    rows = [*memory_estimate.items(), ("total", sum(memory_estimate.values()))]
-    return "\n".join(f"  {name:<22}{size / 1e9:6.2f} GB" for name, size in rows)
+    """The estimate as lines of text, and what is free."""
+    free = free_memory()
+    rows = [*memory_estimate.items(), ("total", sum(memory_estimate.values())), ("free", free.amount)]
+    return "\n".join(f"  {name:<22}{size / 1e9:6.2f} GB" for name, size in rows) + f" ({free.origin})"
 
 
-def available_bytes() -> int:
-    """Memory that this process may use, what it uses now included."""
-    available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
-    limits = [path.read_text(encoding="utf-8").strip() for path in CGROUP_LIMITS if path.is_file()]
-    return min([available, *(int(limit) for limit in limits if limit != "max")])
+def free_memory() -> machine.Limit:
+    """Bytes that this process may use, what it uses now included."""
+    return machine.free_memory(psutil.Process().memory_info().rss, psutil.virtual_memory().available)
 
 
 def cheaper(config: Config) -> Iterator[tuple[str, Config]]:

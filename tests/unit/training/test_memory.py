@@ -2,7 +2,9 @@
 
 import pytest
 
+from lorabundle.core import machine
 from lorabundle.core.errors import MemoryExhaustedError
+from lorabundle.core.machine import Limit
 from lorabundle.training import memory
 
 ROW = {"input_ids": [5] * 30, "labels": [-100] * 20 + [5] * 10}
@@ -46,7 +48,7 @@ def test_sizes_of_passes_are_counted(saved_tiny):
 
 
 def give(monkeypatch, free: int) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: free)
+    monkeypatch.setattr(memory, "free_memory", lambda: Limit(free, "here"))
 
 
 def total_bytes(config, rows) -> int:
@@ -92,19 +94,28 @@ def test_a_change_of_the_result_is_named_and_not_made(saved_tiny, monkeypatch):
         memory.fit(saved_tiny("train.fit=auto", "train.per_device_train_batch_size=30"), rows, 0, 1)
 
 
-def test_table_adds_up():
+def test_table_adds_up(monkeypatch):
+    give(monkeypatch, 2_000_000_000)
     lines = memory.table({"base weights": 1_500_000_000, "activations": 250_000_000}).splitlines()
     assert [line.split() for line in lines] == [
         ["base", "weights", "1.50", "GB"],
         ["activations", "0.25", "GB"],
         ["total", "1.75", "GB"],
+        ["free", "2.00", "GB", "(here)"],
     ]
 
 
-def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", (limit, tmp_path / "none"))
-    limit.write_text("max\n")
-    assert memory.available_bytes() > 10**9
-    limit.write_text("1000000\n")
-    assert memory.available_bytes() == 10**6
+def test_a_limit_on_this_process_counts_and_is_named(saved_tiny, tmp_path, monkeypatch):
+    """A control group of 100 MB, of which this process is to use what it needs for Python alone."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("0::/job\n")
+    (tmp_path / "job").mkdir()
+    for name, text in (("max", "100000000"), ("current", "0"), ("stat", "inactive_file 0")):
+        (tmp_path / f"job/memory.{name}").write_text(text)
+    assert memory.free_memory().amount > 10**9
+    monkeypatch.setattr(machine, "PROC", tmp_path)
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    with pytest.raises(
+        MemoryExhaustedError, match=rf"0.1 GB are free \(limit of 0.1 GB by {tmp_path}/job/memory.max\)"
+    ):
+        memory.fit(saved_tiny(), [ROW], 0, 1)

@@ -21,7 +21,7 @@ ARCHIVE ?=
 LEVEL ?= report
 # Where PyTorch publishes its CPU builds; used only if pip's own settings do not offer the locked build
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-export BASE THREADS TORCH_INDEX SET PYTHON
+export BASE THREADS TORCH_INDEX SET PYTHON QUICK
 $(if $(strip $(CONFIG)),,$(error config: error: CONFIG is empty. Pass CONFIG=<file>, for example CONFIG=config/default.yaml))
 
 SHELL := $(shell command -v bash)
@@ -277,13 +277,13 @@ test: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	THREADS=1 $(run) python -m pytest --numprocesses 2 --dist loadscope
 
-## test-slow: compare the memory estimate with measured peaks (ten minutes)
+## test-slow: compare the memory estimate with measured peaks (ten minutes; QUICK=1: a sample)
 .PHONY: test-slow
 test-slow: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
 	$(run) python -m pytest tests/slow/test_memory_measured.py -s
 
-## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes)
+## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes; QUICK=1: a sample)
 .PHONY: test-resume
 test-resume: $(DEV)
 	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=

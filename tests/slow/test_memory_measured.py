@@ -27,6 +27,7 @@ SETTINGS = {
     "larger model, bfloat16": [*LARGER, "model.dtype=bfloat16"],
     "larger model, 4 bits": [*LARGER, "model.dtype=bfloat16", "model.load_in_4bit=true"],
 }
+SAMPLE = ["default", "short rows", "checkpointing, bfloat16", "larger model, 4 bits"]  # QUICK=1: one of each kind
 COMMON = ["train.per_device_train_batch_size=16", "train.max_steps=3", "train.eval_steps=100", "train.save_steps=100"]
 COMMON += ["data.max_val_examples=4", "lora.r=16"]
 
@@ -54,7 +55,7 @@ def project(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", SAMPLE if os.environ.get("QUICK") else SETTINGS)
 def test_estimate_is_near_the_measured_peak(project, name):
     overrides = [*COMMON, *SETTINGS[name], "run=measured"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

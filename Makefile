@@ -33,6 +33,10 @@ SHELL := $(shell command -v bash)
 # quoted(text): the text as one word of a shell command
 quoted = '$(subst ','\'',$(1))'
 
+# Names that make would split or read as a pattern
+$(if $(shell printf %s $(call quoted,$(value CONFIG)) | grep '[][ :$$%\#=*?;\]'),$(error config: error: make cannot follow a file of the name \
+	CONFIG='$(value CONFIG)'. Rename it with letters, digits, '.', '_' and '-'))
+
 # DATA=FILE is short for SET="data.source=FILE run=<the file's name>", which SET itself may override. Several words are a list.
 # NUMERICS=... is short for SET="numerics=..."; a stage gets it as a variable too, because it must know it before it loads torch.
 comma := ,
@@ -184,7 +188,7 @@ $(CONFIG):
 		"$(wildcard config/*.yaml)." >&2; exit 2; }
 
 $(SECTIONS)/.set: FORCE
-	@mkdir -p $(@D) 2>/dev/null || { echo "config: error: cannot write to outputs/. Check that the folder is writable by" \
+	@mkdir -p $(@D) 2> /dev/null && test -w $(@D) || { echo "config: error: cannot write to outputs/. Check that the folder is writable by" \
 		"user id $$(id -u) and that the disk is not full (df -h .), then run the same command again." >&2; exit 1; }
 	@echo "$$SET" | cmp -s - $@ || echo "$$SET" > $@
 

@@ -152,6 +152,11 @@ def _from_json(value: Any, column: str) -> Any:
     return value
 
 
+def is_turn(item: Any) -> bool:
+    """Whether an item of a list looks like a message, or like a pair of them."""
+    return isinstance(item, dict) and (any(key in item for key in ROLE_KEYS) or _pair(item) is not None)
+
+
 def _pair(item: Any) -> list[dict] | None:
     """The two messages of an object such as {"human": ..., "assistant": ...}, after its system message if it has one."""
     if not isinstance(item, dict) or any(key in item for key in ROLE_KEYS):

@@ -15,6 +15,7 @@ import yaml
 from lorabundle.core.config import SPLIT_NAMES, Data
 from lorabundle.core.errors import ColumnError
 from lorabundle.data.file_formats import Row
+from lorabundle.data.messages import is_turn
 
 SYSTEM = ("system", "system_prompt", "system_message", "sys_prompt")
 TOOLS = ("tools", "functions")
@@ -325,6 +326,13 @@ def _no_shape(found: dict[str, Column], settings: Data) -> ColumnError:
             f"{settings.source_name} has the columns {described}, and their names do not say what to learn from them. "
             f"If this is right, add it to the command: {suggestion(guess)}."
         )
+    nested = {name: _keys_inside(column.example) for name, column in found.items() if _keys_inside(column.example)}
+    if nested:
+        inside = "; ".join(f"{name} has the keys {', '.join(keys)}" for name, keys in nested.items())
+        return ColumnError(
+            f"{settings.source_name} has the columns {described}, and what could be a prompt and a response lies further inside ({inside}). "
+            f"Rows must have both at the top: write them into two columns, prompt and completion, or into a list of messages."
+        )
     texts = [name for name, column in found.items() if column.is_text]
     if len(texts) == 1:
         return ColumnError(
@@ -335,6 +343,12 @@ def _no_shape(found: dict[str, Column], settings: Data) -> ColumnError:
         f"{settings.source_name} has the columns {described}, and none of them can be a response. Rows need a prompt and a response as "
         f"text (columns prompt and completion), or a list of messages (column messages)."
     )
+
+
+def _keys_inside(value: Any) -> list[str]:
+    """The keys of an object, or of the first object of a list."""
+    first = value[0] if isinstance(value, list) and value else value
+    return list(map(str, first)) if isinstance(first, dict) else []
 
 
 def _most_frequent(column: Column) -> str:
@@ -366,9 +380,14 @@ def guess_fields(found: dict[str, Column]) -> dict[str, str]:
 
 
 def _holds_turns(value: Any) -> bool:
-    """Whether a cell looks like a conversation: JSON text, or a list of messages, of pairs of texts, or of sentences."""
-    first = value[0] if isinstance(value, list) and value else value
-    return isinstance(first, dict | list) or (isinstance(first, str) and " " in first)
+    """Whether a cell looks like a conversation: a list of messages, of pairs, or of sentences, or such a list as JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return False
+    first = value[0] if isinstance(value, list) and value else None
+    return is_turn(first) or (isinstance(first, list) and len(first) == 2) or (isinstance(first, str) and " " in first)
 
 
 def suggestion(fields: dict[str, str]) -> str:

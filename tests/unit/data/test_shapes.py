@@ -232,6 +232,11 @@ def test_preference_pairs(row, line):
         ({"text": "### Human: Q ### Assistant: A"}, "nothing says which part of that text is the response"),
         ({"message_id": "1", "parent_id": None, "text": "Q", "role": "prompter"}, "trees of messages"),
         ({"prompt": {"text": "Q", "replies": []}}, "trees of messages"),
+        (
+            {"title": "T", "paragraphs": [{"context": "C", "qas": []}]},
+            r"lies further inside \(paragraphs has the keys context, qas\)\. Rows must have both at the top",
+        ),
+        ({"translation": {"en": "Q", "de": "A"}}, r"inside \(translation has the keys en, de\)"),
         ({"a": 1, "b": 2}, r"a \(number\), b \(number\), and none of them can be a response"),
     ],
 )

@@ -84,6 +84,7 @@ ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
 wanted := $(if $(filter-out $(ENGINELESS) $(IN_VENV),$(MAKECMDGOALS)),$(ENGINE),venv)
 engine := $(shell ENGINE=$(call quoted,$(wanted)) PYTHON=$(call quoted,$(PYTHON)) $(run) --engine)
 $(if $(engine),,$(error no engine to run in))
+$(if $(filter-out auto $(wanted),$(ENGINE)),$(info [make] $(MAKECMDGOALS) runs in .venv, and not with ENGINE=$(ENGINE)))
 endif
 override export ENGINE := $(engine)
 

@@ -20,7 +20,7 @@ fi
 
 # The commit of the code that runs, or why there is none to name
 commit() {
-    local top
+    local top commit
     top=$(git rev-parse --show-toplevel 2>&1) || {
         case $top in
             *"dubious ownership"*) echo "unknown (git does not read a folder of another owner: git config --global --add safe.directory '$PWD')" ;;

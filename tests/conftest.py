@@ -96,6 +96,13 @@ def tiny_copy(tiny_model) -> Phi3ForCausalLM:
     return copy.deepcopy(tiny_model)
 
 
+def git(*arguments: str, cwd: Path | None = None) -> str:
+    """Run git as somebody whose settings do not matter; return what it prints."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false"]
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def make_project(folder: Path, *linked: str) -> Path:
     """Fill a folder with the shipped configs and locks, and links to what `make fetch` has left at these places."""
     for name in ("config", "docker"):

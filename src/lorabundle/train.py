@@ -81,7 +81,7 @@ def fit_memory(requested: Config, rows: Dataset, shared_tokens: int) -> Config:
     """
     pass_rows, num_pass_sizes = largest_rows(requested, rows, shared_tokens)
     fitting, memory_estimate = memory.fit(requested, pass_rows, shared_tokens, num_pass_sizes)
-    log.info("estimated memory:\n%s", memory.table(memory_estimate))
+    log.info("estimated memory:\n%s", memory.table(memory_estimate, memory.free_memory()))
     decided = fitting.train.model_dump(include={"max_tokens", "gradient_checkpointing"})  # by the free memory
     facts = environment.describe(fitting) | {"memory_estimate_bytes": memory_estimate, "train": decided}
     write_json(fitting.run_dir / "environment.json", facts)

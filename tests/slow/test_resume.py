@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT, make_project, run_stage
 
-KILLS = 6 if os.environ.get("QUICK") else 20
+KILLS = 16 if os.environ.get("QUICK") else 20  # there are 16 kinds of moments
 # Two epochs of two steps, with a checkpoint after each step: in the middle of an epoch and at its end
 SETTINGS = ["data.max_train_examples=8", "train.max_steps=-1", "train.num_train_epochs=2", "train.save_steps=1"]
 

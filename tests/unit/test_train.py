@@ -77,7 +77,9 @@ def test_environment_says_what_memory_decided(smoke, monkeypatch):
     asked = []
     monkeypatch.setattr(train, "largest_rows", lambda *arguments: asked.append(arguments) or (["row"], 3))
     memory = SimpleNamespace(
-        fit=lambda *arguments: asked.append(arguments) or (fitting, {"adapter": 5}), table=lambda _: ""
+        fit=lambda *arguments: asked.append(arguments) or (fitting, {"adapter": 5}),
+        free_memory=lambda: "free",
+        table=lambda *_: "",
     )
     monkeypatch.setattr(train, "memory", memory)
     facts = {"dtype": "float32", "attn_implementation": "eager", "threads": 2}

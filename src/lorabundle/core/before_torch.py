@@ -18,8 +18,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 if os.environ.get("NUMERICS") == "portable":
     os.environ |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 # Without it, libraries start a thread for each core, also where a control group gives less CPU time than that
-if machine.threads().amount < machine.cores():
-    os.environ.setdefault("OMP_NUM_THREADS", str(machine.threads().amount))
+if (threads := machine.threads().amount) < machine.cores():
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are tokenised in one process; silences a fork warning
 # When it is imported on a CPU, it recommends kernels from a hub
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -35,11 +35,12 @@ def cpu_quota() -> Limit | None:
     """The CPUs' worth of time that the tightest quota allows; None without one."""
     quotas = []
     for folder in _groups("cpu"):
-        if (quota := _words(folder / "cpu.max")) and quota[0] != "max":
-            quotas.append(Limit(int(quota[0]) / int(quota[1]), str(folder / "cpu.max")))
-        if (quota := _words(folder / "cpu.cfs_quota_us")) and int(quota[0]) > 0:
-            period = int(_words(folder / "cpu.cfs_period_us")[0])
-            quotas.append(Limit(int(quota[0]) / period, str(folder / "cpu.cfs_quota_us")))
+        for name, values in (
+            ("cpu.max", _numbers(folder / "cpu.max")),
+            ("cpu.cfs_quota_us", [*_numbers(folder / "cpu.cfs_quota_us"), *_numbers(folder / "cpu.cfs_period_us")]),
+        ):
+            if len(values) == 2 and min(values) > 0:  # microseconds in each period of so many
+                quotas.append(Limit(values[0] / values[1], str(folder / name)))
     return min(quotas, key=lambda limit: limit.amount, default=None)
 
 
@@ -68,11 +69,10 @@ def free_memory(own: int, available: int) -> Limit:
             ("memory.high", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            limit = _words(folder / name)
-            if limit and limit[0] != "max":
-                taken = int(_words(folder / used)[0]) - _statistic(folder / "memory.stat", cache)
-                left = int(limit[0]) - max(0, taken - own)  # what other processes of the group use is not free
-                limits.append(Limit(left, f"limit of {int(limit[0]) / 1e9:.1f} GB by {folder / name}"))
+            for limit in _numbers(folder / name):
+                taken = sum(_numbers(folder / used)) - _statistic(folder / "memory.stat", cache)
+                left = limit - max(0, taken - own)  # what other processes of the group use is not free
+                limits.append(Limit(left, f"limit of {limit / 1e9:.1f} GB by {folder / name}"))
     return min(limits, key=lambda limit: limit.amount)
 
 
@@ -103,8 +103,10 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _words(path: Path) -> list[str]:
-    return " ".join(_lines(path)).split()
+def _numbers(path: Path) -> list[int]:
+    """The numbers in a file; none if it is missing, or says "max"."""
+    words = " ".join(_lines(path)).split()
+    return [] if "max" in words else [int(word) for word in words]
 
 
 def _statistic(path: Path, name: str) -> int:

@@ -4,7 +4,6 @@ A message is {"role", "content"}; only where it matters it also has "train": Fal
 "tool_call_id".
 """
 
-import itertools
 import json
 from typing import Any
 
@@ -94,10 +93,9 @@ def parse_history(value: Any, column: str, notes: Notes) -> list[dict]:
 def _bare_texts(texts: list[str], column: str, notes: Notes) -> list[dict]:
     """A conversation without roles, as LIMA and UltraChat have it: the user's turn and the assistant's, one after the other."""
     notes.add("conversation without roles: its texts taken as user and assistant in turn")
-    roles = itertools.cycle(("user", "assistant"))
     return [
-        content_message(role, text, f"{column}[{index}]", notes)
-        for index, (role, text) in enumerate(zip(roles, texts, strict=False))
+        content_message(("user", "assistant")[index % 2], text, f"{column}[{index}]", notes)
+        for index, text in enumerate(texts)
     ]
 
 

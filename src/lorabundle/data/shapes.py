@@ -326,7 +326,7 @@ def _no_shape(found: dict[str, Column], settings: Data) -> ColumnError:
             f"{settings.source_name} has the columns {described}, and their names do not say what to learn from them. "
             f"If this is right, add it to the command: {suggestion(guess)}."
         )
-    nested = {name: _keys_inside(column.example) for name, column in found.items() if _keys_inside(column.example)}
+    nested = {name: keys for name, column in found.items() if (keys := _keys_inside(column.example))}
     if nested:
         inside = "; ".join(f"{name} has the keys {', '.join(keys)}" for name, keys in nested.items())
         return ColumnError(

@@ -118,9 +118,8 @@ def fit(config: Config, rows: list[dict], shared_tokens: int, num_pass_sizes: in
     )
 
 
-def table(memory_estimate: dict[str, int]) -> str:
+def table(memory_estimate: dict[str, int], free: machine.Limit) -> str:
     """The estimate as lines of text, and what is free."""
-    free = free_memory()
     rows = [*memory_estimate.items(), ("total", sum(memory_estimate.values())), ("free", free.amount)]
     return "\n".join(f"  {name:<22}{size / 1e9:6.2f} GB" for name, size in rows) + f" ({free.origin})"
 

@@ -55,6 +55,8 @@ def test_a_machine_without_control_groups(groups):
         ("5:cpu:/docker/0123", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0, 2),
         # both versions at once
         ("5:cpu:/\n0::/job", {"unified/job/cpu.max": "200000 100000"}, 2.0, 2),
+        # half of the files, as some sandboxes have it
+        ("5:cpu:/", {"cpu/cpu.cfs_quota_us": "100000"}, None, 16),
         # of another group, or another controller
         ("0::/job", {"other/cpu.max": "100000 100000"}, None, 16),
         ("5:cpuset:/", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, None, 16),
@@ -99,6 +101,7 @@ def below(folder: str, files: dict[str, str]) -> dict[str, str]:
         ),
         ("0::/u/s", below("u/s", memory(str(3 * GB))) | below("u", memory(str(4 * GB))), 3 * GB, "u/s/memory.max"),
         ("0::/", memory("max") | {"memory.high": str(2 * GB)}, 2 * GB, "memory.high"),
+        ("0::/", {"memory.max": str(2 * GB)}, 2 * GB, "cgroup/memory.max"),  # nothing says what is used
         (
             "7:memory:/job",
             below(

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, git
 
 SHIPPED = ("Makefile", ".gitattributes", "docker", "config", "src")
-
-
-def git(*arguments: str, cwd: Path) -> None:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True, capture_output=True)
 
 
 def make(*arguments: str, cwd: Path, **environment: str) -> str:

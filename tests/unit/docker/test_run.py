@@ -1,12 +1,11 @@
 """docker/run.sh: what a stage is given, in a container and in .venv. The engines are stand-ins."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, git
 from tests.unit.docker import engines
 from tests.unit.docker.engines import answer, container, place, run, values
 
@@ -215,11 +214,6 @@ def test_venv_runs_with_the_locked_python_first(project):
 
 def commit(**environment: str) -> str:
     return venv_prints("echo $LORABUNDLE_COMMIT", **environment).strip()
-
-
-def git(*arguments: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_commit_of_the_code_that_runs(project):

@@ -70,6 +70,8 @@ SOURCE := $(shell set -f; list=src/lorabundle/submission/source_tree.txt; \
 STAGES := $(RUN)/stages
 SECTIONS := $(RUN)/.sections
 
+# One for each architecture, because torch's CPU builds differ
+LOCKS := docker/requirements.lock docker/requirements-aarch64.lock
 WHEELS := docker/wheels/.complete
 VENV := .venv/.complete
 DEV := .venv/.dev-complete
@@ -77,14 +79,17 @@ DEV := .venv/.dev-complete
 run := bash docker/run.sh
 # The environment that the engine runs stages in
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
+# The same with the tools of the tests, and how to run in it
+development = $(if $(filter venv,$(engine)),$(DEV),docker/.image-$(engine)-dev)
+run_dev = DEV=1 $(run)
 ENGINELESS := help clean distclean
-IN_VENV := test test-slow test-resume test-portable test-browser lint lock
+TESTS := test test-slow test-resume test-portable test-browser lint
 engine := venv
 ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
-wanted := $(if $(filter-out $(ENGINELESS) $(IN_VENV),$(MAKECMDGOALS)),$(ENGINE),venv)
-engine := $(shell ENGINE=$(call quoted,$(wanted)) PYTHON=$(call quoted,$(PYTHON)) $(run) --engine)
+wanted := $(if $(filter-out lock test-aarch64,$(MAKECMDGOALS)),$(ENGINE),venv)
+only_tests := $(if $(filter-out $(ENGINELESS) $(TESTS),$(MAKECMDGOALS)),,1)
+engine := $(shell ENGINE=$(call quoted,$(wanted)) PYTHON=$(call quoted,$(PYTHON)) DEV=$(only_tests) $(run) --engine)
 $(if $(engine),,$(error no engine to run in))
-$(if $(filter-out auto $(wanted),$(ENGINE)),$(info [make] $(MAKECMDGOALS) runs in .venv, and not with ENGINE=$(ENGINE)))
 endif
 override export ENGINE := $(engine)
 
@@ -165,17 +170,21 @@ archive: $(STAGES)/archive.json
 
 # --- environment ---------------------------------------------------------------------------------------------------
 
-$(WHEELS): docker/requirements.lock docker/assets.lock docker/download.sh
+$(WHEELS): $(LOCKS) docker/assets.lock docker/download.sh
 	@bash docker/download.sh
 	@touch $@
 
 $(VENV): $(WHEELS) docker/setup.sh
-	@echo "[image] building .venv from docker/requirements.lock (a minute or two)"
+	@echo "[image] building .venv from the locked packages (a minute or two)"
 	@bash docker/setup.sh venv
 	@touch $@
 
-docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base_image.sh debian.lock Dockerfile digest.py)
+docker/.image-$(engine): $(WHEELS) $(addprefix docker/,setup.sh base_image.sh debian.lock debian-aarch64.lock Dockerfile digest.py)
 	@bash docker/setup.sh $(engine)
+
+docker/.image-$(engine)-dev: docker/.image-$(engine) docker/dev.lock
+	@bash docker/download.sh dev
+	@bash docker/setup.sh $(engine) dev
 
 $(DEV): $(VENV) docker/dev.lock
 	@bash docker/download.sh dev
@@ -240,7 +249,7 @@ $(RUN)/manifest.json: $(STAGES)/preprocess.json
 	@test -f $@
 
 $(STAGES)/train.json: $(call code,train,model compute training) $(call section,seed numerics model lora train) \
-		$(RUN)/provenance.json $(RUN)/manifest.json docker/requirements.lock $(call missing,train)
+		$(RUN)/provenance.json $(RUN)/manifest.json $(LOCKS) $(call missing,train)
 	@$(call stage,train)
 
 $(STAGES)/evaluate.json: $(call code,evaluate,model compute data evaluation) $(call section,seed numerics model data evaluate) \
@@ -276,39 +285,44 @@ seeds: | $(environment)
 
 # --- development ---------------------------------------------------------------------------------------------------
 
-## test: run the unit and integration tests (in .venv, CPython 3.11)
+## test: run the unit and integration tests (ENGINE=auto: in .venv, or without CPython 3.11 in a container)
 .PHONY: test
-test: $(DEV)
-	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	THREADS=1 $(run) python -m pytest --numprocesses 2 --dist loadscope
+test: $(development)
+	$(MAKE) --no-print-directory fetch ENGINE=$(engine) CONFIG=config/smoke.yaml SET=
+	THREADS=1 $(run_dev) python -m pytest --numprocesses 2 --dist loadscope
 
 ## test-slow: compare the memory estimate with measured peaks (ten minutes; QUICK=1: a sample)
 .PHONY: test-slow
-test-slow: $(DEV)
-	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	$(run) python -m pytest tests/slow/test_memory_measured.py -s
+test-slow: $(development)
+	$(MAKE) --no-print-directory fetch ENGINE=$(engine) CONFIG=config/smoke.yaml SET=
+	$(run_dev) python -m pytest tests/slow/test_memory_measured.py -s
 
-## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes; QUICK=1: a sample)
+## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes; QUICK=1: half of them in each)
 .PHONY: test-resume
-test-resume: $(DEV)
-	$(MAKE) --no-print-directory fetch ENGINE=venv CONFIG=config/smoke.yaml SET=
-	$(run) python -m pytest tests/slow/test_resume.py -s
+test-resume: $(development)
+	$(MAKE) --no-print-directory fetch ENGINE=$(engine) CONFIG=config/smoke.yaml SET=
+	$(run_dev) python -m pytest tests/slow/test_resume.py -s
 
-## test-portable: train and evaluate on this CPU and on emulated ones (needs qemu-user)
+## test-portable: train and evaluate on this CPU and on two emulated ones (needs qemu-user; QUICK=1: one)
 .PHONY: test-portable
-test-portable: $(DEV)
-	$(run) python -m pytest tests/slow/test_cpus.py -s
+test-portable: $(development)
+	$(run_dev) python -m pytest tests/slow/test_cpus.py -s
+
+## test-aarch64: set up, test and run the smoke config on emulated aarch64 (QUICK=1: import, and a few tests)
+.PHONY: test-aarch64
+test-aarch64: $(DEV)
+	bash tests/slow/aarch64.sh
 
 ## test-golden: run the smoke config with portable numerics, and compare with reports/reference/smoke.json
 .PHONY: test-golden
-test-golden: $(DEV)
+test-golden: $(if $(wildcard $(DEV)),,$(development))
 	$(MAKE) --no-print-directory all CONFIG=config/smoke.yaml NUMERICS=portable SET=
-	ENGINE=venv $(run) python -m pytest tests/golden
+	$(if $(wildcard $(DEV)),ENGINE=venv) $(run_dev) python -m pytest tests/golden
 
 ## test-browser: open results.html in headless Chromium (needs chromium)
 .PHONY: test-browser
-test-browser: $(DEV)
-	$(run) python -m pytest tests/browser
+test-browser: $(development)
+	$(run_dev) python -m pytest tests/browser
 
 ## bench: compare the speed of training, scoring and generation with the stock libraries (an hour; QUICK=1: minutes)
 .PHONY: bench
@@ -321,9 +335,9 @@ bench_arguments = --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--qu
 
 ## lint: check style and formatting
 .PHONY: lint
-lint: $(DEV)
-	$(run) ruff check src tests
-	$(run) ruff format --check src tests
+lint: $(development)
+	$(run_dev) ruff check --no-cache src tests
+	$(run_dev) ruff format --no-cache --check src tests
 
 ## lock: resolve docker/*.in into docker/*.lock, with hashes
 .PHONY: lock
@@ -338,7 +352,7 @@ clean:
 ## distclean: remove everything that was built or downloaded (not your own data)
 .PHONY: distclean
 distclean: clean
-	rm -rf data/raw/wheels data/raw/datasets data/raw/hub data/raw/docstrings.jsonl data/raw/reasoning_gym.jsonl data/models data/processed docker/wheels docker/.image-docker docker/.image-podman docker/.unfit-docker docker/.unfit-podman .venv
+	rm -rf data/raw/wheels data/raw/datasets data/raw/hub data/raw/docstrings.jsonl data/raw/reasoning_gym.jsonl data/models data/processed docker/wheels $(foreach name,docker podman,docker/.image-$(name) docker/.image-$(name)-dev docker/.unfit-$(name)) .venv
 
 .PHONY: FORCE
 FORCE:

@@ -2,7 +2,7 @@
 
 Reads the tar of a container's file system and prints the digest and the unpacked size. Times and the order of entries do not
 count: two builds from the same locks differ only in those.
-Run as: docker export CONTAINER | python3 docker/digest.py    (with any Python 3: it runs on the host)
+Run as: docker export CONTAINER | python3 docker/digest.py    (in the image, because a host may have no Python)
 """
 
 import hashlib

@@ -21,6 +21,24 @@ information() {
     fi
 }
 
+# architecture [ENGINE]: of this machine, or of what the engine runs, as the kernel names it: x86_64, aarch64 or another
+architecture() {
+    local name
+    name=$(case ${1:-venv} in venv) uname -m ;; *) information "$1" | cut -d ' ' -f 2 ;; esac)
+    case $name in amd64) echo x86_64 ;; arm64) echo aarch64 ;; *) echo "$name" ;; esac
+}
+
+# of_architecture ARCHITECTURE FILE: the lock for it. x86-64's is FILE.lock, aarch64's is FILE-aarch64.lock.
+of_architecture() { case $1 in x86_64) echo "$2.lock" ;; *) echo "$2-$1.lock" ;; esac }
+
+# wheels_for ARCHITECTURE: pip's options that choose files for CPython 3.11 on that Linux, whatever runs pip, one word a line
+wheels_for() {
+    local minor
+    printf '%s\n' --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none
+    for minor in $(seq 28 -1 5); do printf '%s\n' --platform "manylinux_2_${minor}_$1"; done
+    printf '%s\n' --platform "manylinux2014_$1" --platform "manylinux2010_$1" --platform "manylinux1_$1" --platform any
+}
+
 # sees_project ENGINE: whether a container can be given this folder. It cannot if the engine runs on another machine, or outside the
 # container that this script runs in. An engine looks for what it is to mount when it creates a container, so nothing need be started.
 sees_project() {
@@ -45,8 +63,8 @@ unfit() {
         return
     }
     case $said in
-        "" | "linux x86_64"* | "linux amd64"*) ;;
-        *) echo "it runs containers for $(cut -d ' ' -f 1,2 <<< "$said"), and the locked packages are for linux x86_64" && return ;;
+        "" | "linux x86_64"* | "linux amd64"* | "linux aarch64"* | "linux arm64"*) ;;
+        *) echo "it runs containers for $(cut -d ' ' -f 1,2 <<< "$said"), and the locked packages are for linux on x86_64 and aarch64" && return ;;
     esac
     if [ -s "docker/.unfit-$1" ]; then
         echo "it could not start a container on this folder ($(cat "docker/.unfit-$1")); to try it again, delete docker/.unfit-$1"
@@ -57,9 +75,10 @@ unfit() {
 
 # Whether .venv can be built here, before anything is downloaded for it
 check_host() {
-    case "$(uname -s) $(uname -m)" in
-        "Linux x86_64" | "Linux amd64") ;;
-        *) fail "the locked packages are for Linux on x86-64, and this is $(uname -s) on $(uname -m). Use a Linux machine with an x86-64 CPU, or a container engine that runs such containers." ;;
+    case "$(uname -s) $(architecture)" in
+        "Linux x86_64" | "Linux aarch64") ;;
+        "Darwin "*) fail "without a container engine this runs on Linux only, and this is macOS. Install Docker Desktop or podman, start it, and run the same command again." ;;
+        *) fail "the locked packages are for Linux on x86-64 and aarch64, and this is $(uname -s) on $(uname -m). Use such a machine, or a container engine that runs such containers." ;;
     esac
     [ -e .venv/.complete ] || find_python > /dev/null
 }
@@ -73,6 +92,8 @@ find_python() {
             "CPython 3.11."*)
                 "$candidate" -c 'import ensurepip, venv' > /dev/null 2>&1 \
                     || fail "$candidate cannot make a virtual environment, because its modules venv and ensurepip are missing. On Debian: apt-get install python3-venv."
+                "$candidate" -c 'import ctypes; ctypes.CDLL("libstdc++.so.6")' > /dev/null 2>&1 \
+                    || fail "torch and NumPy need the C++ library, libstdc++.so.6, which is missing. On Debian: apt-get install libstdc++6."
                 echo "$candidate"
                 return
                 ;;
@@ -87,6 +108,10 @@ choose_engine() {
     local engine=${ENGINE:-auto} reason
     case $engine in
         auto)
+            if [ "${DEV:-}" = 1 ] && (check_host) 2> /dev/null; then # tests take .venv where they can
+                echo venv
+                return
+            fi
             for engine in docker podman; do
                 command -v "$engine" > /dev/null 2>&1 || continue
                 reason=$(unfit "$engine")

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Write docker/*.lock from docker/*.in: exact versions, with a sha256 for every file that may be installed.
+# Write docker/*.lock from docker/*.in: exact versions, with a sha256 for every file that may be installed. (Debian's packages: base_image.sh.)
 # Run through `make lock` with CPython 3.11, because the locks are resolved for the interpreter that runs this.
 set -euo pipefail
 cd "$(dirname "$0")"
+. ./host.sh
 python=${PYTHON:-python3}
+torch_aarch64=torch==2.10.0 # later ones on the package index are CUDA builds there
 
 # PyTorch's own index is added only if pip's settings do not already offer the CPU build. No address goes into the lock.
 torch=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.in)
@@ -16,6 +18,34 @@ compile() {
 }
 compile requirements
 compile dev
+
+# The lock for aarch64 is the one for x86-64 with another torch, and for each package the sha256 of the file that pip takes there.
+# (pip's resolver cannot resolve for another machine, because it evaluates markers for its own; `make test-aarch64` runs pip check.)
+target=()
+while IFS= read -r option; do target+=("$option"); done < <(wheels_for aarch64)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+sed -n -e "s/^torch==[^ ]*/$torch_aarch64/" -e 's/^\([a-z].*==[^ ]*\).*/\1/p' requirements.lock > "$work/versions"
+"$python" -m pip install --quiet --dry-run --no-deps --ignore-installed --report "$work/report" --target "$work" "${target[@]}" \
+    --requirement "$work/versions"
+"$python" - "$work/report" "$torch_aarch64" << 'END'
+import json, re, sys
+from pathlib import Path
+
+report = json.loads(Path(sys.argv[1]).read_text())
+sums = {
+    re.sub("[-_.]+", "-", item["metadata"]["name"]).lower(): item["download_info"]["archive_info"]["hashes"]["sha256"]
+    for item in report["install"]
+}
+lines = []
+for line in Path("requirements.lock").read_text().splitlines():
+    if pin := re.match("([a-z0-9-]+)==", line):
+        package = sys.argv[2] if pin[1] == "torch" else line.removesuffix(" \\")
+        lines += [f"{package} \\", f"    --hash=sha256:{sums[pin[1]]}"]
+    elif not line.startswith("    --hash"):
+        lines.append(line)
+Path("requirements-aarch64.lock").write_text("\n".join(["# For Linux on aarch64, made from requirements.lock"] + lines) + "\n")
+END
 
 # The assets are data: their own dependencies do not matter, and pip-compile cannot leave those out.
 "$python" -m pip install --quiet --dry-run --no-deps --ignore-installed --report - -r assets.in | "$python" -c '

@@ -6,13 +6,15 @@
 # In a container a stage runs as the caller, without capabilities and without network (unless NETWORK=1, which fetch sets). The root
 # and the source tree are read-only. It can write to data/, outputs/, reports/, archive/ and its own /tmp, read the user's own files
 # (READS, which make sets), and use the memory that is free when it starts. The project has the same path there as here.
+# DEV=1 runs in the image that has the tools of the tests. For the scripts next to this one: IMAGE names another image, WRITES folders
+# that it can write to besides, and LIMITS="without limits" leaves those on memory and processes out.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
 . docker/host.sh
 
 case ${THREADS:-1} in *[!0-9]* | 0*) fail "THREADS is '$THREADS'; it is a number of threads, 1 or more, or empty for all cores." ;; esac
 case $PWD in *[:,\"]*) fail "the path of this folder, $PWD, has a colon, a comma or a quotation mark, which search paths and container engines cannot hold. Move the folder." ;; esac
-engine=$(choose_engine) limits=
+engine=$(choose_engine)
 if [ "${1:-}" = --engine ]; then
     echo "$engine"
     exit
@@ -57,10 +59,14 @@ if [ "$engine" = venv ]; then
     exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" "$@"
 fi
 
-# By id, so that the image that runs is the one whose content digest is recorded
-{ read -r image && read -r content && read -r limits; } < "docker/.image-$engine" || true
-"$engine" image inspect "$image" > /dev/null 2>&1 \
-    || fail "$engine no longer has the image ${content%%,*}. Delete docker/.image-$engine and run: make image."
+image=${IMAGE:-} content="" limits=${LIMITS:-}
+if [ -z "$image" ]; then
+    # By id, so that the image that runs is the one whose content digest is recorded
+    record=docker/.image-$engine${DEV:+-dev}
+    { read -r image && read -r content && read -r limits; } < "$record" || true
+    "$engine" image inspect "$image" > /dev/null 2>&1 \
+        || fail "$engine no longer has the image ${content%%,*}. Delete $record and run the same make command again."
+fi
 settings+=(LORABUNDLE_IMAGE="$content")
 
 mkdir -p data outputs reports archive
@@ -103,7 +109,7 @@ steps() {
 }
 
 share "$PWD" readonly
-for folder in data outputs reports archive; do share "$PWD/$folder"; done
+for folder in data outputs reports archive ${WRITES:-}; do share "$PWD/$folder"; done
 # The user's own files, if they lie outside, and what links in their folders lead to
 while IFS= read -r path; do
     case $path in "$PWD"/*) continue ;; esac
@@ -114,12 +120,13 @@ done < <(
         if [ -d "$path" ]; then find "$path/" -type l | while IFS= read -r link; do steps "$link" | tail -n +2; done; fi
     done | LC_ALL=C sort -u
 )
-for setting in "${settings[@]}" NUMERICS; do options+=(--env "$setting"); done
+for setting in "${settings[@]}" NUMERICS ${DEV:+QUICK}; do options+=(--env "$setting"); done
 if [ -t 1 ]; then options+=(--tty); fi
+if [ -p /dev/stdin ]; then options+=(--interactive); fi
 
 if [ "${NETWORK:-}" = 1 ]; then
     options+=(--env "HF_HOME=$PWD/data/raw/hub")
-    for name in HF_TOKEN HF_ENDPOINT $(compgen -e | grep -E '^(HF_HUB|HF_XET)_' | grep -vE '_(CACHE|PATH)$' || true); do options+=(--env "$name"); done
+    for name in HF_TOKEN HF_ENDPOINT $(compgen -e | grep -E '^(HF_HUB|HF_XET|PIP)_' | grep -vE '_(CACHE|PATH)$' || true); do options+=(--env "$name"); done
     for name in http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY; do
         options+=(--env "$name")
     done
@@ -130,7 +137,7 @@ if [ "${NETWORK:-}" = 1 ]; then
     # The host's certificates, because a network may have an authority of its own: the user's, Debian's, Fedora's, SUSE's
     for bundle in "${SSL_CERT_FILE:-}" "${REQUESTS_CA_BUNDLE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
         [ -f "$bundle" ] || continue
-        authorities=/etc/ssl/certs/ca-certificates.crt
+        authorities=/etc/ssl/authorities.pem
         options+=(--mount "type=bind,source=$bundle,target=$authorities,readonly" --env "SSL_CERT_FILE=$authorities" --env "REQUESTS_CA_BUNDLE=$authorities")
         break
     done

@@ -69,8 +69,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return word_tokenizer()
 
 
-@pytest.fixture(scope="session")
-def tiny_model() -> Phi3ForCausalLM:
+def random_phi3() -> Phi3ForCausalLM:
     """A random Phi-3 of 2 layers over the word tokenizer's vocabulary."""
     torch.manual_seed(0)
     config = Phi3Config(
@@ -88,6 +87,12 @@ def tiny_model() -> Phi3ForCausalLM:
         eos_token_id=1,
     )
     return Phi3ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Phi3ForCausalLM:
+    """A random Phi-3, the same for all tests."""
+    return random_phi3()
 
 
 @pytest.fixture
@@ -150,14 +155,19 @@ def run_stage(stage: str, *overrides: str, cwd: Path, check: bool = True) -> sub
 @pytest.fixture
 def tiny_project(workspace: Path, tiny_model) -> Path:
     """A project with a tiny Phi-3 in a local folder and a JSONL dataset over its vocabulary."""
-    tiny_model.save_pretrained(workspace / "tiny")
-    word_tokenizer().save_pretrained(workspace / "tiny")
+    write_tiny(workspace, tiny_model)
+    return workspace
+
+
+def write_tiny(folder: Path, model: Phi3ForCausalLM) -> None:
+    """Write a model as `tiny`, and `data.jsonl`, a dataset over its vocabulary."""
+    model.save_pretrained(folder / "tiny")
+    word_tokenizer().save_pretrained(folder / "tiny")
     rows = []
     for number in range(120):
         first, second, third = (WORDS[number % 9], WORDS[number // 9 % 9], WORDS[number * 5 % 7])
         rows.append({"prompt": f"{first} {second} {third}", "completion": " ".join([second, first] * (1 + number % 4))})
-    (workspace / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return workspace
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 TINY = [

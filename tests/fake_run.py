@@ -5,8 +5,11 @@ from html.parser import HTMLParser
 
 from lorabundle.core.config import PROCESSED, SPLITS, Config
 from lorabundle.core.files import atomic_write, write_json, write_jsonl
+from lorabundle.core.locks import read_lock, runtime_lock
 from lorabundle.core.strict_json import Fields
 from lorabundle.reporting.run_files import OBJECTS, RECORDED, ROWS, Results
+from lorabundle.training.environment import licences
+from tests.conftest import ROOT
 
 
 def _answer(nats: float, text: str, stopped: bool = True) -> dict:
@@ -138,6 +141,11 @@ def manifest() -> dict:
     }
 
 
+LICENCES = {
+    name: licences(name) for name in read_lock(ROOT / runtime_lock("x86_64"))
+}  # those of the packages installed here
+
+
 def run_files() -> dict[str, dict | list]:
     """Every file that the report reads, by its name below the run's folder."""
     environment = {
@@ -160,7 +168,7 @@ def run_files() -> dict[str, dict | list]:
         "metrics.json": metrics(),
         "manifest.json": manifest(),
         "provenance.json": {"name": "tiny", "parameters": 1e6, "origin": {"folder": "data/models/mine"}},
-        "environment.json": environment | {"packages": {"torch": "2.13.0"}},
+        "environment.json": environment | {"packages": {"torch": "2.13.0"}, "licences": LICENCES},
         "examples.jsonl": examples(),
         "samples.jsonl": samples(),
         "train_log.jsonl": train_log,

@@ -9,10 +9,10 @@ import tarfile
 from pathlib import Path
 
 from lorabundle import archive, report
-from lorabundle.core.config import ASSETS_LOCK, REPORTS, RUNTIME_LOCK, Config
+from lorabundle.core.config import ASSETS_LOCK, REPORTS, Config
 from lorabundle.core.config_file import write_resolved
 from lorabundle.core.files import atomic_write, hash_paths, sha256_bytes, write_json
-from lorabundle.core.locks import read_lock
+from lorabundle.core.locks import RUNTIME_LOCKS, read_lock
 from lorabundle.evaluation.aggregate import MODELS, summarise
 from lorabundle.evaluation.answer_scores import score_answers
 from lorabundle.evaluation.samples import samples
@@ -136,7 +136,7 @@ def write_verifiable(config: Config) -> None:
     files["examples.jsonl"] = scored(examples())
     files["samples.jsonl"] = samples(files["examples.jsonl"], config.sample.num_prompts)
     files["metrics.json"] |= summarise(files["examples.jsonl"], config.seed) | facts
-    files["environment.json"]["packages"] = {"torch": read_lock(RUNTIME_LOCK)["torch"][0]}
+    files["environment.json"]["packages"] = {"torch": read_lock(RUNTIME_LOCKS["x86_64"])["torch"][0]}
     write_packed(config, files)
     atomic_write(config.adapter_dir / "README.md", model_card(config, files["manifest.json"], val_loss=1.4))
     settings = config.lora.model_dump() | {"base_model_name_or_path": str(config.model_dir), "bias": "none"}

@@ -24,8 +24,8 @@ from hashlib import sha1
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from safetensors import safe_open
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lorabundle.core.config import ASSETS_LOCK, DATA_SUFFIXES, PACKED_SUFFIXES, Config, Data, data_suffix
@@ -48,6 +48,7 @@ log = logging.getLogger("lorabundle.fetch")
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
 ABOUT_DATASET = ["README.md", "LICENSE*"]
+WHOLE = "Copy or download the model again, and check that all its files have arrived whole."
 DATASET_FILES = [f"*{suffix}{packed}" for suffix in DATA_SUFFIXES for packed in ("", *PACKED_SUFFIXES)]
 
 
@@ -126,7 +127,11 @@ def snapshot(repo_id: str, revision: str, patterns: list[str], keys: str, repo_t
     """
     try:
         folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, repo_type=repo_type))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        HTTPError,
+        LocalEntryNotFoundError,
+        OSError,
+    ) as error:  # HTTPError: also a line that breaks, a proxy, a time-out
         raise NetworkError(
             f"{repo_id} at {revision} cannot be downloaded, and is not in the local hub cache: {error}. Check the network and the "
             f"values of {keys}. A gated {repo_type} needs HF_TOKEN. Then run the same command again: it keeps the files that are "
@@ -190,12 +195,24 @@ def _link(file: Path, target: Path) -> None:
 
 
 def count_parameters(folder: Path) -> int:
-    """Number of weights in a folder's safetensors files. Tied weights are stored, and counted, once."""
+    """Number of weights in a folder's safetensors files. Tied weights are stored, and counted, once.
+
+    Raises:
+        ModelFormatError: a file is incomplete, or one that the weights' index names is missing, as after a copy or a download that
+            was interrupted.
+    """
+    files = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and (missing := set(read_json(index, WHOLE)["weight_map"].values()) - files):
+        raise ModelFormatError(f"The model has no {', '.join(sorted(missing))}, which its {index.name} names. {WHOLE}")
     num_parameters = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
-                num_parameters += math.prod(tensors.get_slice(name).get_shape())
+    for name in sorted(files):
+        try:
+            with safe_open(folder / name, framework="pt") as tensors:
+                for weight in tensors.keys():  # noqa: SIM118 - safe_open is not a mapping
+                    num_parameters += math.prod(tensors.get_slice(weight).get_shape())
+        except SafetensorError as error:
+            raise ModelFormatError(f"The model's {name} is incomplete or damaged ({error}). {WHOLE}") from error
     return num_parameters
 
 

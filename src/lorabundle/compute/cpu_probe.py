@@ -8,6 +8,8 @@ run, with either engine, make the same choice.
 import logging
 import os
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from functools import cache
@@ -39,8 +41,11 @@ HEADS, KEY_HEADS, HEAD_SIZE = 9, 3, 64  # the default model's
 
 
 def cpu_model() -> str:
-    """The CPU's name as Linux gives it."""
+    """The CPU's name as Linux gives it; on aarch64, where Linux gives numbers, as `lscpu` reads them."""
     match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    if not match and shutil.which("lscpu"):
+        said = subprocess.run(["lscpu"], env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, check=False)
+        match = re.search(r"Model name:\s*(.+)", said.stdout)
     return match[1].strip() if match else "unknown"
 
 

@@ -10,6 +10,7 @@ Run as: NUMERICS=portable python -m lorabundle.compute.numerics > src/lorabundle
 
 import json
 import math
+import platform
 import sys
 import warnings
 from collections.abc import Callable
@@ -32,13 +33,18 @@ def prepare(run_config: Config) -> None:
     """Make torch compute in the mode that the config asks for, before anything is computed.
 
     Raises:
-        NumericsError: the process was started in the other mode, or this machine computes something differently from the
+        NumericsError: the process was started in the other mode, the CPU is none that has the mode, or this machine computes something differently from the
             one that wrote `portable.json`.
     """
     if run_config.numerics != NUMERICS:
         raise NumericsError(
             f"The config says numerics: {run_config.numerics}, but this process was started with NUMERICS={NUMERICS}. The mode "
             f"must be known before torch is loaded. Run it through make, or set NUMERICS={run_config.numerics}."
+        )
+    if NUMERICS == "portable" and platform.machine() != "x86_64":
+        raise NumericsError(
+            f"Portable numerics are for x86-64 CPUs, and this machine is {platform.machine()}. Use NUMERICS=fast: here too it "
+            f"gives the same bytes each time with the same number of threads."
         )
     use_kernels()
     if NUMERICS == "portable":

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 NUMERICS = os.environ.get("NUMERICS") or "fast"  # how this process computes; fixed once torch is imported
 ASSETS_LOCK = Path("docker/assets.lock")
-RUNTIME_LOCK = Path("docker/requirements.lock")
 WHEELS = Path("data/raw/wheels")
 RAW = Path("data/raw")
 MODELS = Path("data/models")

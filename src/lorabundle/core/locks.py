@@ -1,4 +1,4 @@
-"""The wheels that are read as data: the versions and sha256 that the lock pins, and their files."""
+"""The locks: versions and sha256 of the packages of each architecture, and of the wheels that are read as data; their files."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,17 @@ from lorabundle.core.files import require, sha256_file
 PIN = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?P<hashes>(?:\s*\\?\s+--hash=sha256:[0-9a-f]{64})+)", re.M
 )
+
+RUNTIME_LOCKS = {"x86_64": Path("docker/requirements.lock"), "aarch64": Path("docker/requirements-aarch64.lock")}
+
+
+def runtime_lock(platform: str) -> Path:
+    """The lock of the packages that stages run with.
+
+    Args:
+        platform: what Python calls the machine, `platform.machine()` or `platform.platform()`.
+    """
+    return RUNTIME_LOCKS["aarch64" if "aarch64" in platform else "x86_64"]
 
 
 def read_lock(path: Path) -> dict[str, tuple[str, set[str]]]:

@@ -51,7 +51,7 @@ def completeness(run: FinishedRun, packages: list[Package]) -> list[Item]:
             "Dependencies",
             "Are the dependencies listed?",
             YES,
-            f"`docker/requirements.lock` pins {len(packages)} packages with the sha256 of each file. `make image` installs "
+            f"`{run.runtime_lock}` pins {len(packages)} packages with the sha256 of each file. `make image` installs "
             f"only these.",
         ),
         Item(

@@ -81,7 +81,7 @@ def packed_paths(run_config: Config) -> list[Path]:
 
 def documents(run: FinishedRun) -> dict[str, bytes]:
     """The documents at the top of the archive, by name."""
-    packages = licences.locked_packages()
+    packages = licences.locked_packages(run.runtime_lock, run.environment.part("licences"))
     texts = {
         checklist.NAME: checklist.document(run, packages),
         licences.NAME: licences.document(run, packages),

@@ -9,6 +9,7 @@ from pathlib import Path
 from lorabundle.core.config import Config
 from lorabundle.core.errors import HashMismatchError
 from lorabundle.core.files import hash_paths, read_json
+from lorabundle.core.locks import runtime_lock
 from lorabundle.core.stage import STAGES
 from lorabundle.core.strict_json import Fields
 
@@ -39,6 +40,11 @@ class FinishedRun:
     def fingerprint(self) -> str:
         """The one hash that identifies the results (see `core/fingerprint`)."""
         return self.packed[self.of_run("RESULTS.sha256")]
+
+    @property
+    def runtime_lock(self) -> Path:
+        """The lock of the packages that trained it."""
+        return runtime_lock(self.environment.text("platform"))
 
     @property
     def started(self) -> str:

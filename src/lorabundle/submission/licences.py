@@ -5,16 +5,13 @@ Python packages state theirs in their metadata (see `core/package_licence`). A p
 
 import re
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model.license import License
 
-from lorabundle.core.config import RUNTIME_LOCK
 from lorabundle.core.files import require
 from lorabundle.core.locks import PIN, read_lock
-from lorabundle.core.package_licence import stated_licences
 from lorabundle.reporting.render import fill
 from lorabundle.submission.finished_run import FinishedRun
 
@@ -42,12 +39,17 @@ class Package:
         return ", ".join(self.licences) or UNKNOWN
 
 
-def locked_packages() -> list[Package]:
-    """The packages of the run-time lock, by name."""
-    needed_by = _needed_by(require(RUNTIME_LOCK, "Restore it with git.").read_text(encoding="utf-8"))
+def locked_packages(lock: Path, stated: dict[str, list[str]]) -> list[Package]:
+    """The packages of a run-time lock, by name.
+
+    Args:
+        lock: the lock of the machine that trained.
+        stated: the licences that the packages there state (`environment.json`), which can differ from those installed here.
+    """
+    needed_by = _needed_by(require(lock, "Restore it with git.").read_text(encoding="utf-8"))
     return [
-        Package(name, version, hashes, needed_by[name], _installed(name))
-        for name, (version, hashes) in sorted(read_lock(RUNTIME_LOCK).items())
+        Package(name, version, hashes, needed_by[name], stated.get(name, []))
+        for name, (version, hashes) in sorted(read_lock(lock).items())
     ]
 
 
@@ -55,13 +57,6 @@ def _needed_by(lock: str) -> dict[str, list[str]]:
     pins = list(PIN.finditer(lock))
     ends = [pin.start() for pin in pins[1:]] + [len(lock)]
     return {pin["name"]: VIA.findall(lock, pin.end(), end) for pin, end in zip(pins, ends, strict=True)}
-
-
-def _installed(package: str) -> list[str]:
-    try:
-        return stated_licences(metadata(package))
-    except PackageNotFoundError:  # when run by hand in another environment
-        return []
 
 
 def parse(text: str) -> License:
@@ -86,4 +81,5 @@ def document(run: FinishedRun, packages: list[Package]) -> str:
         model_licence=run.model_licence or UNKNOWN,
         data={name: licence or UNKNOWN for name, licence in data_licences(run).items()},
         packages=packages,
+        lock=run.runtime_lock,
     )

@@ -66,7 +66,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         ("Engine", " ".join(filter(None, [environment.text("engine"), environment.text("image")]))),
         ("Platform", environment.text("platform")),
         ("Python", environment.text("python")),
-        ("sha256 of docker/requirements.lock", run.packed["docker/requirements.lock"]),
+        (f"sha256 of {run.runtime_lock}", run.packed[run.runtime_lock.as_posix()]),
     ]
     return facts
 

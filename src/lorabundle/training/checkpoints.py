@@ -4,6 +4,7 @@ A checkpoint's `complete.json` is written last. It has the sha256 of each of its
 """
 
 import logging
+import platform
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lorabundle.core import config
 from lorabundle.core.config import Config
 from lorabundle.core.errors import MalformedInputError, MissingInputError
 from lorabundle.core.files import changed_files, read_json, sha256_bytes, sha256_file, write_json
+from lorabundle.core.locks import runtime_lock
 from lorabundle.model.architecture import FETCH_FIRST
 
 log = logging.getLogger("lorabundle.train")
@@ -59,7 +61,7 @@ def training_fingerprint(run_config: Config, manifest: dict) -> str:
         resolve_dtype(run_config.model.dtype),
         resolve_attention(run_config.model.attn_implementation),
     )
-    software = sha256_file(config.RUNTIME_LOCK)
+    software = sha256_file(runtime_lock(platform.machine()))
     return sha256_bytes(repr((settings, manifest, provenance, code, resolved, software)).encode())
 
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, metadata, version
 
 import torch
 
@@ -10,6 +10,8 @@ from lorabundle.compute import cpu_probe
 from lorabundle.compute.load import resolve_attention, resolve_dtype
 from lorabundle.core import machine
 from lorabundle.core.config import Config
+from lorabundle.core.locks import read_lock, runtime_lock
+from lorabundle.core.package_licence import stated_licences
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "tokenizers", "numpy")
 
@@ -40,4 +42,13 @@ def describe(config: Config) -> dict:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
+        "licences": {name: licences(name) for name in read_lock(runtime_lock(platform.machine()))},
     }
+
+
+def licences(package: str) -> list[str]:
+    """What an installed package states; [] also if it is not installed, as when this is run by hand in another environment."""
+    try:
+        return stated_licences(metadata(package))
+    except PackageNotFoundError:
+        return []

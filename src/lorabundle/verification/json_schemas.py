@@ -306,6 +306,7 @@ class Environment(Schema):
     platform: str
     python: str
     packages: dict[str, str]
+    licences: dict[str, list[str]]
 
 
 class Turn(Schema):

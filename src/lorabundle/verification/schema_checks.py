@@ -8,7 +8,7 @@ from lorabundle.core import config
 from lorabundle.core.config_file import dump_yaml
 from lorabundle.core.errors import LorabundleError, MalformedInputError
 from lorabundle.core.files import read_json, read_jsonl, sha256_bytes, sha256_file, to_json, to_jsonl
-from lorabundle.core.locks import read_lock
+from lorabundle.core.locks import RUNTIME_LOCKS, read_lock, runtime_lock
 from lorabundle.verification.differences import Difference
 from lorabundle.verification.findings import say
 from lorabundle.verification.json_schemas import OBJECTS, ROWS
@@ -25,7 +25,7 @@ def check_schemas(submission: Submission) -> list[Difference]:
         if not path.is_file()
     ]
     result += _differences("config.yaml", lambda: read_config(submission))
-    for lock in (config.RUNTIME_LOCK, config.ASSETS_LOCK):
+    for lock in (_runtime_lock(run_dir), config.ASSETS_LOCK):
         result += _differences(lock.as_posix(), lambda lock=lock: _read_lock(submission.folder / lock))
     for name, schema in OBJECTS.items():
         result += _differences(name, lambda name=name: read_object(run_dir / name), schema)
@@ -42,6 +42,14 @@ def _differences(where: str, read: Callable[[], Any], schema: Any = Any) -> list
     except LorabundleError as error:
         return [Difference(where, "a file that can be read", " ".join(str(error).split()))]
     return differences_from_schema(where, schema, value)
+
+
+def _runtime_lock(run_dir: Path) -> Path:
+    """The lock of the machine that trained; x86-64's, if environment.json does not say which that was."""
+    try:
+        return runtime_lock(read_object(run_dir / "environment.json")["platform"])
+    except (LorabundleError, KeyError, TypeError):
+        return RUNTIME_LOCKS["x86_64"]
 
 
 def _read_lock(path: Path) -> dict:

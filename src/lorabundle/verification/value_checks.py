@@ -6,7 +6,7 @@ from pathlib import Path
 from lorabundle.core import config
 from lorabundle.core.errors import MalformedInputError
 from lorabundle.core.files import hash_paths, read_json, read_jsonl, sha256_bytes
-from lorabundle.core.locks import read_lock
+from lorabundle.core.locks import read_lock, runtime_lock
 from lorabundle.evaluation.aggregate import MODELS, summarise
 from lorabundle.evaluation.answer_scores import score_answers
 from lorabundle.evaluation.labels import mark
@@ -79,7 +79,7 @@ def check_adapter(submission: Submission) -> list[Difference]:
     asked = run_config.lora.model_dump() | {"base_model_name_or_path": run_config.model_dir.as_posix()}
     asked["target_modules"] = sorted(set(run_config.lora.target_modules))
     with contextlib.chdir(submission.folder):
-        locked = {name: version for name, (version, _) in read_lock(config.RUNTIME_LOCK).items()}
+        locked = {name: version for name, (version, _) in read_lock(runtime_lock(environment["platform"])).items()}
     packages = environment["packages"]
     say(f"report: {len(expected) + 1} files of the adapter, and the versions of {len(packages)} packages")
     return [

@@ -1,11 +1,14 @@
 """The fused functions: the same values as the plain modules, and gradients checked against finite differences in float64."""
 
+import copy
+
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy
+from transformers import Phi3ForCausalLM
 
 from lorabundle.compute import fused
 
@@ -87,24 +90,37 @@ def adapted(model, **settings):
     return model.train()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
-def test_layers_are_those_of_peft(tiny_copy, dtype, tolerance):
-    """Logits and gradients of the model, before and after fusing. The tolerance is a share of the largest value."""
-    model, input_ids = adapted(tiny_copy.to(dtype)), torch.randint(0, 16, (3, 20))
+def results_of(model: Phi3ForCausalLM, input_ids: torch.Tensor) -> list[torch.Tensor]:
+    """Logits, and the gradient of each weight that is trained."""
+    logits = model(input_ids=input_ids).logits
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [logits, *torch.autograd.grad(logits.float().square().mean(), trained)]
 
-    def results() -> list[torch.Tensor]:
-        logits = model(input_ids=input_ids).logits
-        return [logits, *torch.autograd.grad(logits.float().square().mean(), trained)]
 
-    plain = results()
+def test_layers_are_those_of_peft(tiny_copy):
+    """Logits and gradients of the model, before and after fusing. The tolerance is a share of the largest value."""
+    model, input_ids = adapted(tiny_copy), torch.randint(0, 16, (3, 20))
+    plain = results_of(model, input_ids)
     fused.fuse(model)
     assert any(isinstance(module, fused.PeftLinear) and "forward" in vars(module) for module in model.modules())
-    for expected, result in zip(plain, results(), strict=True):
-        assert result.dtype is expected.dtype
-        assert (result - expected).abs().max() <= tolerance * expected.abs().max()
+    for expected, result in zip(plain, results_of(model, input_ids), strict=True):
+        assert (result - expected).abs().max() <= 1e-5 * expected.abs().max()
     fused.unfuse(model)
-    assert all(torch.equal(expected, result) for expected, result in zip(plain, results(), strict=True))
+    assert all(
+        torch.equal(expected, result) for expected, result in zip(plain, results_of(model, input_ids), strict=True)
+    )
+
+
+def test_layers_in_bfloat16_are_as_exact_as_those_of_peft(tiny_copy):
+    """Both round differently, and CPUs do too, so each is compared with float32: the sum of the squared errors of all values."""
+    model, input_ids = adapted(tiny_copy.to(torch.bfloat16)), torch.randint(0, 16, (3, 20))
+    exact = results_of(copy.deepcopy(model).float(), input_ids)
+    plain = results_of(model, input_ids)
+    fused.fuse(model)
+    ours = results_of(model, input_ids)
+    assert [result.dtype for result in ours] == [result.dtype for result in plain]
+    errors = [sum((a.float() - b).square().sum() for a, b in zip(found, exact, strict=True)) for found in (plain, ours)]
+    assert 0 < errors[1] <= 1.2 * errors[0]  # 0.92 of PEFT's on an AMD EPYC, 0.86 on emulated aarch64
 
 
 def test_a_4bit_layer_gives_what_peft_gives_for_it():

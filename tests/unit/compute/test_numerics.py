@@ -88,6 +88,13 @@ def test_process_started_in_the_other_mode_is_refused(workspace):
         numerics.prepare(run_config)
 
 
+def test_portable_is_for_x86_64(workspace, monkeypatch):
+    monkeypatch.setattr(numerics, "NUMERICS", "portable")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(NumericsError, match=r"for x86-64 CPUs, and this machine is aarch64\. Use NUMERICS=fast"):
+        numerics.prepare(load_config(Path("config/smoke.yaml"), ["numerics=portable"]))
+
+
 @pytest.mark.parametrize("setting", ["model.dtype=bfloat16", "model.load_in_4bit=true"])
 def test_portable_is_for_float32(workspace, setting):
     with pytest.raises(ConfigError, match="numerics: portable is for float32"):

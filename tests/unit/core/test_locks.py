@@ -7,7 +7,7 @@ import pytest
 
 from lorabundle.core.errors import ConfigError, HashMismatchError, MalformedInputError, MissingInputError
 from lorabundle.core.files import sha256_file
-from lorabundle.core.locks import locked_wheels, read_lock
+from lorabundle.core.locks import RUNTIME_LOCKS, locked_wheels, read_lock, runtime_lock
 from tests.conftest import ROOT
 
 
@@ -77,3 +77,24 @@ def test_every_requirement_says_why_it_is_there():
     for name in ("requirements", "dev", "assets"):
         lines = (ROOT / "docker" / f"{name}.in").read_text().splitlines()
         assert [line for line in lines if re.match("[a-z]", line) and "#" not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("platform", "name"),
+    [
+        ("x86_64", "requirements.lock"),
+        ("Linux-6.1.0-x86_64-with-glibc2.36", "requirements.lock"),
+        ("aarch64", "requirements-aarch64.lock"),
+        ("Linux-6.1.0-aarch64-with-glibc2.36", "requirements-aarch64.lock"),
+    ],
+)
+def test_lock_of_the_machine(platform, name):
+    assert runtime_lock(platform).name == name
+
+
+def test_locks_of_both_architectures_differ_in_torch_only():
+    x86_64, aarch64 = (
+        {name: pin[0] for name, pin in read_lock(ROOT / lock).items()} for lock in RUNTIME_LOCKS.values()
+    )
+    assert {name for name in x86_64 | aarch64 if x86_64.get(name) != aarch64.get(name)} == {"torch"}
+    assert aarch64["torch"] == "2.10.0"  # the last CPU build for aarch64 on the package index

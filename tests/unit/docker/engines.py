@@ -23,7 +23,10 @@ case $1 in
             echo "Error: crun: controller memory is not available under /sys/fs/cgroup" >&2
             exit 126
         fi
-        printf '%s\\n' "$@" ;;
+        case "$*" in
+            *" docker/digest.py") cat > /dev/null; echo "content sha256:89ab, 1.46 GB unpacked" ;;
+            *) printf '%s\\n' "$@" ;;
+        esac ;;
 esac
 """
 INFO = {
@@ -61,7 +64,7 @@ def answer(name: str, information: str = "") -> None:
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a command in the project, with the stand-ins first on the path."""
-    names = ("ENGINE", "NETWORK", "THREADS", "PYTHON", "READS")
+    names = ("ENGINE", "NETWORK", "THREADS", "PYTHON", "READS", "DEV", "QUICK", "IMAGE", "WRITES", "LIMITS")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     path = f"{Path('bin').resolve()}:{os.environ['PATH']}"
     return subprocess.run(arguments, capture_output=True, text=True, env=inherited | {"PATH": path} | environment)

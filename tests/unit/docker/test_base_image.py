@@ -14,6 +14,8 @@ LOCKED = f"bash 5.2 amd64 {'1' * 64}\nlibc6 2.36 amd64 {'2' * 64}\nopenssl 3.0.1
 # Knows the images that it imported, and no registry
 DOCKER = """#!/bin/bash
 case $1 in
+    --version) echo "Docker version 20.10" ;;
+    info) cat information ;;
     image) grep -qx "$3" imported ;;
     import) echo "$3" >> imported ;;
     *) exit 1 ;;
@@ -34,6 +36,8 @@ def project(tmp_path, monkeypatch):
     for name in ("base_image.sh", "host.sh"):
         shutil.copy(ROOT / "docker" / name, "docker")
     Path("docker/debian.lock").write_text(f"# comment\n{LOCKED}")
+    Path("docker/emulate.sh").write_text('"$@"')
+    Path("information").write_text("linux x86_64 []\n")
     Path("offered").write_text(LOCKED)
     Path("imported").touch()
     Path("bin").mkdir()
@@ -65,6 +69,17 @@ def test_base_as_locked_is_made_once(project):
     assert "warning" not in first.stderr
     Path("bin/mmdebstrap").unlink()
     assert base().stdout == first.stdout
+
+
+def test_engine_that_runs_aarch64_has_a_lock_of_its_own(project):
+    Path("information").write_text("linux aarch64 []\n")
+    Path("offered").write_text(LOCKED.replace("amd64", "arm64"))
+    Path("docker/debian-aarch64.lock").write_text(f"# comment\n{Path('offered').read_text()}")
+    name, _, what = base().stdout.partition(" on ")
+    assert what == "Debian packages as in docker/debian-aarch64.lock\n"
+    Path("information").write_text("linux x86_64 []\n")
+    Path("offered").write_text(LOCKED)
+    assert base().stdout != f"{name} on {what}"
 
 
 def test_drift_is_named_and_does_not_stop(project):
@@ -102,12 +117,15 @@ def test_sources_of_the_users_own(project):
 def test_lock_is_written_from_what_is_offered(project):
     offer("openssl 3.0.17 amd64", "openssl 3.0.18 amd64")
     assert base("lock").returncode == 0
+    assert "--architectures=arm64" in Path("asked").read_text()
     assert "as in docker/debian.lock" in base().stdout
+    assert Path("docker/debian-aarch64.lock").read_text() == Path("docker/debian.lock").read_text()
 
 
-def test_shipped_lock_has_a_hash_for_each_package_and_no_address():
-    comment, *lines = (ROOT / "docker/debian.lock").read_text().splitlines()
+@pytest.mark.parametrize(("lock", "cpu"), [("debian.lock", "amd64"), ("debian-aarch64.lock", "arm64")])
+def test_shipped_lock_has_a_hash_for_each_package_and_no_address(lock, cpu):
+    comment, *lines = (ROOT / "docker" / lock).read_text().splitlines()
     assert comment.startswith("#")
-    assert all(re.fullmatch(r"[a-z0-9.+-]+ \S+ (amd64|all) [0-9a-f]{64}", line) for line in lines)
+    assert all(re.fullmatch(rf"[a-z0-9.+-]+ \S+ ({cpu}|all) [0-9a-f]{{64}}", line) for line in lines)
     assert {"libc6", "python3.11", "ca-certificates"} <= {line.split()[0] for line in lines}
     assert "://" not in "\n".join(lines)

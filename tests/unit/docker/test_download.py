@@ -22,7 +22,7 @@ esac
 def download(tmp_path, monkeypatch):
     """Run the script with a version of pip; what pip was asked is in the file `asked`."""
     (tmp_path / "docker").mkdir()
-    for name in ("download.sh", "host.sh", "requirements.lock", "assets.lock"):
+    for name in ("download.sh", "host.sh", "requirements.lock", "requirements-aarch64.lock", "assets.lock"):
         (tmp_path / "docker" / name).write_bytes((ROOT / "docker" / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     place(Path("python"), PYTHON)
@@ -49,6 +49,16 @@ def test_a_pip_that_reads_one_platform_only_is_named(download, version):
 def test_newer_pips_download(download, version):
     assert download(version).returncode == 0
     assert "manylinux_2_28_x86_64" in Path("asked").read_text().splitlines()
+
+
+@pytest.mark.parametrize(("cpu", "other"), [("x86_64", "aarch64"), ("aarch64", "x86_64")])
+def test_files_are_for_the_cpu_of_the_machine(download, tmp_path, cpu, other):
+    place(Path("bin/uname"), f"#!/bin/sh\necho {cpu}\n")
+    assert download("23.0", PATH=f"{tmp_path}/bin:{os.environ['PATH']}").returncode == 0
+    asked = Path("asked").read_text()
+    assert f"manylinux_2_17_{cpu}" in asked
+    assert other not in asked.replace("requirements-aarch64.lock", "")
+    assert ("docker/requirements-aarch64.lock" in asked.splitlines()) == (cpu == "aarch64")
 
 
 def test_of_pips_settings_those_count_that_say_where_files_come_from(download):

@@ -80,17 +80,47 @@ def test_other_engines_are_refused(project):
     assert finished.stderr == "image: error: ENGINE is 'lxc'; it can be auto, docker, podman or venv.\n"
 
 
-@pytest.mark.parametrize(
-    ("machine", "named"),
-    [("Linux riscv64", "Linux on riscv64"), ("Darwin x86_64", "Darwin on x86_64"), ("Linux i686", "Linux on i686")],
-)
-def test_other_machines_are_told_before_anything_is_downloaded(project, machine, named):
+def be(machine: str) -> None:
+    """Let `uname` say another system and CPU."""
     system, cpu = machine.split()
     place(Path("bin/uname"), f'#!/bin/sh\n[ "$1" = -s ] && echo {system} || echo {cpu}\n')
+
+
+@pytest.mark.parametrize(
+    ("machine", "named"),
+    [
+        ("Linux riscv64", "the locked packages are for Linux on x86-64 and aarch64, and this is Linux on riscv64."),
+        ("Linux i686", "the locked packages are for Linux on x86-64 and aarch64, and this is Linux on i686."),
+        ("FreeBSD amd64", "the locked packages are for Linux on x86-64 and aarch64, and this is FreeBSD on amd64."),
+        ("Darwin arm64", "this runs on Linux only, and this is macOS. Install Docker Desktop or podman, start it"),
+        ("Darwin x86_64", "this runs on Linux only, and this is macOS. Install Docker Desktop or podman, start it"),
+    ],
+)
+def test_other_machines_are_told_before_anything_is_downloaded(project, machine, named):
+    be(machine)
     for asked in ("auto", "venv"):
         finished = engine(asked)
         assert (finished.returncode, finished.stdout) == (2, "")
-        assert f"the locked packages are for Linux on x86-64, and this is {named}." in finished.stderr
+        assert named in finished.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("machine", ["Linux x86_64", "Linux aarch64", "Linux arm64"])
+def test_both_architectures_run_without_a_container(project, machine):
+    be(machine)
+    assert engine("auto").stdout == "venv\n"
+
+
+@pytest.mark.parametrize("information", ["linux aarch64 [name=seccomp]", "linux arm64 []", "linux amd64 []"])
+def test_mac_runs_in_a_container_of_either_architecture(project, information):
+    be("Darwin arm64")
+    answer("docker", information)
+    assert engine("auto").stdout == "docker\n"
+    said = run(
+        "bash", "-c", ". docker/host.sh; architecture docker; of_architecture $(architecture docker) requirements"
+    )
+    assert said.stdout.split() == (
+        ["x86_64", "requirements.lock"] if "amd64" in information else ["aarch64", "requirements-aarch64.lock"]
+    )
 
 
 def other_python(version: str = "CPython 3.12.1") -> None:
@@ -135,3 +165,19 @@ def test_sums_are_computed_with_the_tool_that_is_there(project):
     assert run("bash", "-c", sum_of_foo).stdout == expected
     without = 'command() { [ "$2" != sha256sum ]; }; ' + sum_of_foo  # as on macOS
     assert run("bash", "-c", without).stdout == expected
+
+
+def test_tests_run_in_the_environment_where_they_can_and_else_in_a_container(project):
+    answer("docker")
+    assert run("bash", "docker/run.sh", "--engine", ENGINE="auto", DEV="1").stdout == "venv\n"
+    other_python()
+    Path(".venv/.complete").unlink()
+    assert run("bash", "docker/run.sh", "--engine", ENGINE="auto", DEV="1").stdout == "docker\n"
+
+
+def test_python_without_the_cpp_library_is_told_its_package(project):
+    place(Path("bin/python3.11"), "#!/bin/sh\ncase $2 in *platform*) echo CPython 3.11.2 ;; *ctypes*) exit 1 ;; esac\n")
+    Path(".venv/.complete").unlink()
+    finished = engine("venv")
+    assert finished.returncode == 2
+    assert "libstdc++.so.6, which is missing. On Debian: apt-get install libstdc++6." in finished.stderr

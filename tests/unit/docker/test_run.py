@@ -167,7 +167,7 @@ def test_fetch_has_the_callers_network_settings_and_a_stage_has_none(project):
 def test_certificates_of_the_host_or_of_the_user(project, tmp_path):
     (tmp_path / "own.pem").touch()
     options = container(NETWORK="1", SSL_CERT_FILE="", REQUESTS_CA_BUNDLE=f"{tmp_path}/own.pem")
-    place_there = "/etc/ssl/certs/ca-certificates.crt"
+    place_there = "/etc/ssl/authorities.pem"
     assert f"type=bind,source={tmp_path}/own.pem,target={place_there},readonly" in options
     assert variables(options)["SSL_CERT_FILE"] == place_there
     script = Path("docker/run.sh")
@@ -261,3 +261,11 @@ def test_threads_must_be_a_number(project, threads):
     finished = run("bash", "docker/run.sh", "true", ENGINE="venv", THREADS=threads)
     assert finished.returncode == 2
     assert f"THREADS is '{threads}'" in finished.stderr
+
+
+def test_tests_have_an_image_of_their_own_and_know_whether_a_sample_will_do(project):
+    Path("docker/.image-docker-dev").write_text("sha256:9999\nlorabundle-dev:abc, content sha256:4567\n")
+    options = container(DEV="1", QUICK="1")
+    assert options[-2:] == ["sha256:9999", "true"]
+    assert "QUICK" in values(options, "--env")
+    assert "QUICK" not in values(container(QUICK="1"), "--env")

@@ -1,5 +1,6 @@
 """REPRODUCE.md: its commands run as they stand, and its numbers are the run's."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -54,6 +55,17 @@ def test_share_of_right_answers_is_among_the_numbers(packed):
 def test_every_metric_that_is_compared_has_a_tolerance():
     follow = {"tokens", "examples", "perplexity"}  # counts, and the exponential of the loss
     assert set(metrics()["models"]["base"]) - follow <= set(TOLERANCES)
+
+
+def test_run_on_aarch64_has_its_lock(packed):
+    environment = json.loads((packed.run_dir / "environment.json").read_text())
+    write_json(packed.run_dir / "environment.json", environment | {"platform": "Linux-6.1-aarch64-with-glibc2.36"})
+    write_records(packed)
+    found = documents(packed)
+    lock = Path("docker/requirements-aarch64.lock")
+    assert table(found[reproduce.NAME], "Fact")[f"sha256 of {lock}"] == [sha256_file(lock)]
+    assert "## The 97 packages of docker/requirements-aarch64.lock" in found["LICENSES.md"]
+    assert "| `torch` | `2.10.0` | " in found["LICENSES.md"]
 
 
 def test_portable_numerics_allow_no_difference(workspace):

@@ -6,9 +6,8 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from lorabundle.core.config import RUNTIME_LOCK
 from lorabundle.core.files import write_json
-from lorabundle.core.locks import read_lock
+from lorabundle.core.locks import RUNTIME_LOCKS, read_lock
 from lorabundle.submission import sbom
 from tests.fake_run import metrics
 from tests.fake_submission import TOOLZ, documents, locked_hash, write_records
@@ -34,7 +33,7 @@ def sha256(component: dict) -> str:
 
 def test_every_locked_package_is_a_component_with_its_licence(bom):
     libraries = {c["name"]: c for c in bom["components"].values() if c["type"] == "library"}
-    locked = read_lock(RUNTIME_LOCK)
+    locked = read_lock(RUNTIME_LOCKS["x86_64"])
     assert {name: c["version"] for name, c in libraries.items()} == {name: pin[0] for name, pin in locked.items()}
     assert libraries["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
     assert sha256(libraries["torch"]) in locked["torch"][1]

@@ -25,7 +25,13 @@ def test_environment_of_a_config(smoke, monkeypatch):
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert facts["python"] == sys.version.split()[0]
     assert facts["packages"]["torch"] == torch.__version__
+    assert len(facts["licences"]) == 97
+    assert facts["licences"]["transformers"] == ["Apache 2.0 License"]
     assert json.loads(json.dumps(facts)) == facts
+
+
+def test_licence_of_a_package_that_is_not_installed():
+    assert environment.licences("no-such-package") == []
 
 
 def test_auto_is_what_the_probe_chose(smoke, monkeypatch):

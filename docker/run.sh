@@ -56,7 +56,7 @@ settings=(
 if [ -n "${THREADS:-}" ]; then settings+=(OMP_NUM_THREADS="$THREADS"); fi
 
 if [ "$engine" = venv ]; then
-    exec env "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" "$@"
+    exec env -u DEV "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" "$@"
 fi
 
 image=${IMAGE:-} content="" limits=${LIMITS:-}

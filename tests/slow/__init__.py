@@ -1,3 +1,3 @@
-"""Tests that take minutes: `make test-slow`, `test-resume`, `test-portable`."""
+"""Tests that take minutes: `make test-slow`, `test-resume`, `test-portable`, `test-aarch64`."""
 
 import lorabundle  # noqa: F401  first, because torch reads its settings when it is imported

@@ -27,7 +27,7 @@ SETTINGS = {
     "larger model, bfloat16": [*LARGER, "model.dtype=bfloat16"],
     "larger model, 4 bits": [*LARGER, "model.dtype=bfloat16", "model.load_in_4bit=true"],
 }
-SAMPLE = ["default", "short rows", "checkpointing, bfloat16", "larger model, 4 bits"]  # QUICK=1: one of each kind
+SAMPLE = ["default", "checkpointing, bfloat16", "larger model, 4 bits"]  # QUICK=1: one of each kind
 COMMON = ["train.per_device_train_batch_size=16", "train.max_steps=3", "train.eval_steps=100", "train.save_steps=100"]
 COMMON += ["data.max_val_examples=4", "lora.r=16"]
 

@@ -81,14 +81,14 @@ run := bash docker/run.sh
 environment = $(if $(filter venv,$(engine)),$(VENV),docker/.image-$(engine))
 # The same with the tools of the tests, and how to run in it
 development = $(if $(filter venv,$(engine)),$(DEV),docker/.image-$(engine)-dev)
-run_dev = DEV=1 $(run)
+run_dev = RUN_DEV=1 $(run)
 ENGINELESS := help clean distclean
 TESTS := test test-slow test-resume test-portable test-browser lint
 engine := venv
 ifneq ($(filter-out $(ENGINELESS),$(MAKECMDGOALS)),)
 wanted := $(if $(filter-out lock test-aarch64,$(MAKECMDGOALS)),$(ENGINE),venv)
 only_tests := $(if $(filter-out $(ENGINELESS) $(TESTS),$(MAKECMDGOALS)),,1)
-engine := $(shell ENGINE=$(call quoted,$(wanted)) PYTHON=$(call quoted,$(PYTHON)) DEV=$(only_tests) $(run) --engine)
+engine := $(shell ENGINE=$(call quoted,$(wanted)) PYTHON=$(call quoted,$(PYTHON)) RUN_DEV=$(only_tests) $(run) --engine)
 $(if $(engine),,$(error no engine to run in))
 endif
 override export ENGINE := $(engine)
@@ -315,9 +315,9 @@ test-aarch64: $(DEV)
 
 ## test-golden: run the smoke config with portable numerics, and compare with reports/reference/smoke.json
 .PHONY: test-golden
-test-golden: $(if $(wildcard $(DEV)),,$(development))
+test-golden: $(development)
 	$(MAKE) --no-print-directory all CONFIG=config/smoke.yaml NUMERICS=portable SET=
-	$(if $(wildcard $(DEV)),ENGINE=venv) $(run_dev) python -m pytest tests/golden
+	$(run_dev) python -m pytest tests/golden
 
 ## test-browser: open results.html in headless Chromium (needs chromium)
 .PHONY: test-browser

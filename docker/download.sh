@@ -38,10 +38,10 @@ if [ -n "$reason" ]; then
     case ${ENGINE:-} in
         docker | podman)
             echo "[fetch] downloading with the pip of the base image, because $reason"
-            IMAGE=$(bash docker/base_image.sh "$ENGINE" | cut -d ' ' -f 1)
+            RUN_IMAGE=$(bash docker/base_image.sh "$ENGINE" | cut -d ' ' -f 1)
             # pip's settings are those in PIP_ variables; the files and folders that they name are read there too
             READS=$(printenv | sed -n 's/^PIP_[A-Z_]*=//p' | tr ' ' '\n' | sed 's,^file://,,' | grep '^/' | tr '\n' ' ')
-            export IMAGE READS NETWORK=1 LIMITS="without limits" WRITES=docker/wheels
+            export RUN_IMAGE READS NETWORK=1 RUN_LIMITS="without limits" RUN_WRITES=docker/wheels
             pip=(bash docker/run.sh sh -c 'python3 -m venv /tmp/pip && exec /tmp/pip/bin/python -m pip "$@"' pip)
             ;;
         *) fail "$reason, or name another interpreter: make PYTHON=/path/to/python3. A container engine needs neither." ;;
@@ -50,8 +50,7 @@ fi
 
 cpu=$(architecture "${ENGINE:-venv}")
 lock=docker/$(of_architecture "$cpu" requirements)
-target=()
-while IFS= read -r option; do target+=("$option"); done < <(wheels_for "$cpu")
+target=($(wheels_for "$cpu"))
 
 # download FOLDER REQUIREMENTS [pip's options]
 download() {

@@ -31,7 +31,7 @@ architecture() {
 # of_architecture ARCHITECTURE FILE: the lock for it. x86-64's is FILE.lock, aarch64's is FILE-aarch64.lock.
 of_architecture() { case $1 in x86_64) echo "$2.lock" ;; *) echo "$2-$1.lock" ;; esac }
 
-# wheels_for ARCHITECTURE: pip's options that choose files for CPython 3.11 on that Linux, whatever runs pip, one word a line
+# wheels_for ARCHITECTURE: pip's options that choose files for CPython 3.11 on that Linux, whatever runs pip. (No word of it holds a space or a pattern.)
 wheels_for() {
     local minor
     printf '%s\n' --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none
@@ -108,7 +108,7 @@ choose_engine() {
     local engine=${ENGINE:-auto} reason
     case $engine in
         auto)
-            if [ "${DEV:-}" = 1 ] && (check_host) 2> /dev/null; then # tests take .venv where they can
+            if [ "${RUN_DEV:-}" = 1 ] && (check_host) 2> /dev/null; then # tests take .venv where they can
                 echo venv
                 return
             fi

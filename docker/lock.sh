@@ -21,8 +21,7 @@ compile dev
 
 # The lock for aarch64 is the one for x86-64 with another torch, and for each package the sha256 of the file that pip takes there.
 # (pip's resolver cannot resolve for another machine, because it evaluates markers for its own; `make test-aarch64` runs pip check.)
-target=()
-while IFS= read -r option; do target+=("$option"); done < <(wheels_for aarch64)
+target=($(wheels_for aarch64))
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 sed -n -e "s/^torch==[^ ]*/$torch_aarch64/" -e 's/^\([a-z].*==[^ ]*\).*/\1/p' requirements.lock > "$work/versions"

@@ -6,8 +6,8 @@
 # In a container a stage runs as the caller, without capabilities and without network (unless NETWORK=1, which fetch sets). The root
 # and the source tree are read-only. It can write to data/, outputs/, reports/, archive/ and its own /tmp, read the user's own files
 # (READS, which make sets), and use the memory that is free when it starts. The project has the same path there as here.
-# DEV=1 runs in the image that has the tools of the tests. For the scripts next to this one: IMAGE names another image, WRITES folders
-# that it can write to besides, and LIMITS="without limits" leaves those on memory and processes out.
+# RUN_DEV=1 runs in the image that has the tools of the tests. For the scripts next to this one: RUN_IMAGE names another image, RUN_WRITES
+# folders that it can write to besides, and RUN_LIMITS="without limits" leaves those on memory and processes out.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
 . docker/host.sh
@@ -56,13 +56,13 @@ settings=(
 if [ -n "${THREADS:-}" ]; then settings+=(OMP_NUM_THREADS="$THREADS"); fi
 
 if [ "$engine" = venv ]; then
-    exec env -u DEV "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" "$@"
+    exec env -u RUN_DEV "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" "$@"
 fi
 
-image=${IMAGE:-} content="" limits=${LIMITS:-}
+image=${RUN_IMAGE:-} content="" limits=${RUN_LIMITS:-}
 if [ -z "$image" ]; then
     # By id, so that the image that runs is the one whose content digest is recorded
-    record=docker/.image-$engine${DEV:+-dev}
+    record=docker/.image-$engine${RUN_DEV:+-dev}
     { read -r image && read -r content && read -r limits; } < "$record" || true
     "$engine" image inspect "$image" > /dev/null 2>&1 \
         || fail "$engine no longer has the image ${content%%,*}. Delete $record and run the same make command again."
@@ -109,7 +109,7 @@ steps() {
 }
 
 share "$PWD" readonly
-for folder in data outputs reports archive ${WRITES:-}; do share "$PWD/$folder"; done
+for folder in data outputs reports archive ${RUN_WRITES:-}; do share "$PWD/$folder"; done
 # The user's own files, if they lie outside, and what links in their folders lead to
 while IFS= read -r path; do
     case $path in "$PWD"/*) continue ;; esac
@@ -120,7 +120,7 @@ done < <(
         if [ -d "$path" ]; then find "$path/" -type l | while IFS= read -r link; do steps "$link" | tail -n +2; done; fi
     done | LC_ALL=C sort -u
 )
-for setting in "${settings[@]}" NUMERICS ${DEV:+QUICK}; do options+=(--env "$setting"); done
+for setting in "${settings[@]}" NUMERICS ${RUN_DEV:+QUICK}; do options+=(--env "$setting"); done
 if [ -t 1 ]; then options+=(--tty); fi
 if [ -p /dev/stdin ]; then options+=(--interactive); fi
 

@@ -43,13 +43,13 @@ setup_image() {
         | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # hides the classic builder's advice to install another one
     "$engine" image prune --force --filter label=lorabundle=build > /dev/null # the build stage has a second copy of all wheels
     id=$("$engine" image inspect --format '{{.Id}}' "$image")
-    export IMAGE=$id ENGINE=$engine
+    export RUN_IMAGE=$id ENGINE=$engine
     check_start
     container=$("$engine" create "$id" true)
     # By the image's own Python, because a host with a container engine may have none
     content=$("$engine" export "$container" | bash run.sh python docker/digest.py)
     "$engine" rm "$container" > /dev/null
-    printf '%s\n' "$id" "$image, $content, ${base#* }" ${LIMITS:+"$LIMITS"} > "$record"
+    printf '%s\n' "$id" "$image, $content, ${base#* }" ${RUN_LIMITS:+"$RUN_LIMITS"} > "$record"
 }
 
 # Start the image as run.sh starts it. Where the engine cannot set limits (control groups that are not delegated), run.sh leaves them
@@ -58,7 +58,7 @@ check_start() {
     local said reason check=(sh -c 'test -r Makefile && : > outputs/.written && rm outputs/.written')
     said=$(bash run.sh "${check[@]}" 2>&1) && return
     reason=$(grep -m 1 -iE 'error|denied|cannot|not' <<< "$said" || tail -n 1 <<< "$said")
-    export LIMITS="without limits"
+    export RUN_LIMITS="without limits"
     if bash run.sh "${check[@]}" > /dev/null 2>&1; then
         echo "[image] $ENGINE cannot limit a container's memory and processes here, so stages run without these limits. It said: $reason"
         return

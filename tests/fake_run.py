@@ -1,6 +1,7 @@
 """A finished run made by hand: four test examples of two kinds, with numbers that can be added in the head."""
 
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 
 from lorabundle.core.config import PROCESSED, SPLITS, Config
@@ -141,9 +142,10 @@ def manifest() -> dict:
     }
 
 
-LICENCES = {
-    name: licences(name) for name in read_lock(ROOT / runtime_lock("x86_64"))
-}  # those of the packages installed here
+@cache
+def installed_licences() -> dict[str, list[str]]:
+    """What the locked packages that are installed here state."""
+    return {name: licences(name) for name in read_lock(ROOT / runtime_lock("x86_64"))}
 
 
 def run_files() -> dict[str, dict | list]:
@@ -168,7 +170,7 @@ def run_files() -> dict[str, dict | list]:
         "metrics.json": metrics(),
         "manifest.json": manifest(),
         "provenance.json": {"name": "tiny", "parameters": 1e6, "origin": {"folder": "data/models/mine"}},
-        "environment.json": environment | {"packages": {"torch": "2.13.0"}, "licences": LICENCES},
+        "environment.json": environment | {"packages": {"torch": "2.13.0"}, "licences": dict(installed_licences())},
         "examples.jsonl": examples(),
         "samples.jsonl": samples(),
         "train_log.jsonl": train_log,

@@ -42,10 +42,10 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(404, b"{}")
             return
         file = hub.folder / name
-        content, first = file.read_bytes(), 0
-        headers = {"X-Repo-Commit": hub.revision, "ETag": f'"{entry(file)["oid"]}"', "Accept-Ranges": "bytes"}
-        if "lfs" in entry(file):
-            headers |= {"X-Linked-Etag": f'"{entry(file)["lfs"]["oid"]}"', "X-Linked-Size": str(len(content))}
+        content, first, listed = file.read_bytes(), 0, entry(file)
+        headers = {"X-Repo-Commit": hub.revision, "ETag": f'"{listed["oid"]}"', "Accept-Ranges": "bytes"}
+        if "lfs" in listed:
+            headers |= {"X-Linked-Etag": f'"{listed["lfs"]["oid"]}"', "X-Linked-Size": str(len(content))}
         if asked := self.headers.get("Range"):
             first = int(asked.removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # This project on Linux for aarch64, emulated: in a Debian root with the packages that README names, `make image`, pip check, the unit
-# tests that compute, and a run from `make all` of a tiny model, all as a user types them. QUICK=1: the locked files, put there by this machine's pip, are
-# imported, and the tests of one module run. Usage: aarch64.sh   (root; Debian's mmdebstrap and qemu-user-static)
+# tests that compute, and a run from `make all` of a tiny model, all as a user types them. QUICK=1: the locked files, put there by
+# this machine's pip, are imported, and the tests of two modules run. Needs root, and Debian's mmdebstrap and qemu-user-static.
 set -euo pipefail
 cd -P "$(dirname "$0")/../.."
 . docker/host.sh
@@ -52,8 +52,7 @@ chmod +x "$folder/bin/uname"
 python=$PWD/.venv/bin/python packages=$root/project/packages
 cd "$root/project"
 PATH=$folder/bin:$PATH PYTHON=$python ENGINE=venv bash docker/download.sh dev
-target=(--target "$packages")
-while IFS= read -r option; do target+=("$option"); done < <(wheels_for aarch64)
+target=(--target "$packages" $(wheels_for aarch64))
 for lock in requirements-aarch64 dev; do
     "$python" -m pip --isolated install --quiet --upgrade --no-deps --no-compile --no-index --find-links docker/wheels --require-hashes \
         --no-build-isolation --use-pep517 "${target[@]}" --requirement "docker/$lock.lock"

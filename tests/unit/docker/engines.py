@@ -64,7 +64,7 @@ def answer(name: str, information: str = "") -> None:
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a command in the project, with the stand-ins first on the path."""
-    names = ("ENGINE", "NETWORK", "THREADS", "PYTHON", "READS", "DEV", "QUICK", "IMAGE", "WRITES", "LIMITS")
+    names = ("ENGINE", "NETWORK", "THREADS", "PYTHON", "READS", "RUN_DEV", "QUICK")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     path = f"{Path('bin').resolve()}:{os.environ['PATH']}"
     return subprocess.run(arguments, capture_output=True, text=True, env=inherited | {"PATH": path} | environment)

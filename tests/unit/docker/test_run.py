@@ -263,14 +263,20 @@ def test_threads_must_be_a_number(project, threads):
     assert f"THREADS is '{threads}'" in finished.stderr
 
 
+def test_variables_of_common_names_choose_no_image(project):
+    """A user's shell may have them for purposes of its own."""
+    theirs = container(DEV="1", IMAGE="theirs:1", WRITES="/etc", LIMITS="none")
+    assert theirs == container()
+
+
 def test_what_a_script_needs_to_know_does_not_reach_the_command(project):
     """Else a test that runs the scripts would have it too."""
-    assert "DEV=1" not in run("bash", "docker/run.sh", "env", ENGINE="venv", DEV="1").stdout.splitlines()
+    assert "RUN_DEV=1" not in run("bash", "docker/run.sh", "env", ENGINE="venv", RUN_DEV="1").stdout.splitlines()
 
 
 def test_tests_have_an_image_of_their_own_and_know_whether_a_sample_will_do(project):
     Path("docker/.image-docker-dev").write_text("sha256:9999\nlorabundle-dev:abc, content sha256:4567\n")
-    options = container(DEV="1", QUICK="1")
+    options = container(RUN_DEV="1", QUICK="1")
     assert options[-2:] == ["sha256:9999", "true"]
     assert "QUICK" in values(options, "--env")
     assert "QUICK" not in values(container(QUICK="1"), "--env")

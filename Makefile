@@ -297,7 +297,7 @@ test-slow: $(development)
 	$(MAKE) --no-print-directory fetch ENGINE=$(engine) CONFIG=config/smoke.yaml SET=
 	$(run_dev) python -m pytest tests/slow/test_memory_measured.py -s
 
-## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes; QUICK=1: half of them in each)
+## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes; QUICK=1: at five in each)
 .PHONY: test-resume
 test-resume: $(development)
 	$(MAKE) --no-print-directory fetch ENGINE=$(engine) CONFIG=config/smoke.yaml SET=

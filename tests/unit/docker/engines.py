@@ -8,7 +8,8 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 # The files next to it say how it behaves: NAME.info is what `info` prints (without the file it does not answer), NAME.blind means that
-# it does not see the folder, NAME.unlimited that it starts no container with a limit, NAME.broken that it starts none
+# it does not see the folder, NAME.unlimited that it starts no container with a limit, NAME.broken that it starts none. In NAME.built
+# it keeps what it was last asked to build.
 ENGINE = """#!/bin/bash
 me=$(dirname "$0")/$(basename "$0")
 case $1 in
@@ -16,7 +17,8 @@ case $1 in
     info) cat "$me.info" ;;
     create) [ ! -e "$me.blind" ] && echo c0ffee ;;
     import | image) echo sha256:0123 ;;
-    build | rm) ;;
+    build) printf '%s\\n' "$@" > "$me.built" ;;
+    rm) ;;
     export) tar -cf - -T /dev/null ;;
     run)
         if [ -e "$me.broken" ] || { [ -e "$me.unlimited" ] && [[ " $* " == *" --memory "* ]]; }; then

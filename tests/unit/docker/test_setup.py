@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.docker import engines
-from tests.unit.docker.engines import answer, run
+from tests.unit.docker.engines import answer, run, values
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def project(tmp_path, monkeypatch):
     engines.make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("docker/base_image.sh").write_text("echo base:1 on the base\n")
-    for name in ("Dockerfile", "requirements.lock"):
+    for name in ("Dockerfile", "requirements.lock", "dev.lock"):
         Path("docker", name).touch()
     Path("docker/.image-docker").unlink()
     answer("docker")
@@ -24,12 +24,26 @@ def recorded() -> list[str]:
     return Path("docker/.image-docker").read_text().splitlines()
 
 
+def built() -> list[str]:
+    return Path("bin/docker.built").read_text().splitlines()
+
+
 def test_image_is_recorded_with_its_name_content_and_base(project):
     assert run("bash", "docker/setup.sh", "docker").returncode == 0
     identity, description = recorded()
     assert identity == "sha256:0123"
     assert description.startswith("lorabundle:")
     assert description.endswith(", content sha256:89ab, 1.46 GB unpacked, on the base")
+
+
+def test_image_of_the_tests_is_built_on_the_locked_one(project):
+    assert run("bash", "docker/setup.sh", "docker").returncode == 0
+    assert values(built(), "--build-arg") == ["BASE=base:1", "START=base:1", "PURPOSE="]
+    locked = recorded()[1].split(",")[0]
+    assert run("bash", "docker/setup.sh", "docker", "dev").returncode == 0
+    assert values(built(), "--build-arg") == ["BASE=base:1", f"START={locked}", "PURPOSE=dev"]
+    assert Path("docker/.image-docker-dev").read_text().splitlines()[1].startswith("lorabundle-dev:")
+    assert recorded()[1].split(",")[0] == locked
 
 
 def test_engine_that_cannot_set_limits_runs_without_them_from_then_on(project):

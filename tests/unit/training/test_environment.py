@@ -24,7 +24,8 @@ def test_environment_of_a_config(smoke, monkeypatch):
     assert facts["threads"] == torch.get_num_threads()
     assert facts["cores"] == len(os.sched_getaffinity(0))
     assert facts["python"] == sys.version.split()[0]
-    assert facts["packages"]["torch"] == torch.__version__
+    # Without the "+cpu": on aarch64 torch says 2.10.0+cpu of itself, and its wheel says 2.10.0
+    assert facts["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert len(facts["licences"]) == 97
     assert facts["licences"]["transformers"] == ["Apache 2.0 License"]
     assert json.loads(json.dumps(facts)) == facts

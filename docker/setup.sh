@@ -101,7 +101,7 @@ case ${1:-} in
     docker | podman) setup_image "$@" ;;
     image)
         if [ "${2:-}" = dev ]; then
-            python3 -m ensurepip > /dev/null # tests ask pip to download
+            python3 -m ensurepip > /dev/null # the locked image has no pip; tests ask it to download, too
             install_dev python3
         else
             fill_image

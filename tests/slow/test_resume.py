@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT, make_project, run_stage
 
 KILLS = 20  # of each of the 16 kinds of moments one, and four more
-STEP = 4 if os.environ.get("QUICK") else 1  # a sample is five moments in each mode, and others in the other
+STEP = 4 if os.environ.get("QUICK") else 1  # a sample takes five moments in each mode, never the same ones
 # Two epochs of two steps, with a checkpoint after each step: in the middle of an epoch and at its end
 SETTINGS = ["data.max_train_examples=8", "train.max_steps=-1", "train.num_train_epochs=2", "train.save_steps=1"]
 

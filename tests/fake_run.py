@@ -157,8 +157,11 @@ def run_files() -> dict[str, dict | list]:
         "threads": 2,
         "numerics": "fast",
         "dtype": "float32",
+        "compute_dtype": "float32",
+        "activation_dtype": "float32",
     }
-    environment |= {"attn_implementation": "eager", "probe": {"gflops": {"float32": 175.0, "bfloat16": 380.0}}}
+    rates = {"float32": 175.0, "bfloat16": 380.0, "int8": 420.0}
+    environment |= {"attn_implementation": "eager", "probe": {"gflops": rates, "int8_kernel": "int_mm"}}
     environment["probe"] |= {
         "attention_ms": {"eager": 2.0, "sdpa": 5.0},
         "dtype": "bfloat16",

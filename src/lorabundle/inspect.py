@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from lorabundle.compute import cpu_probe
+from lorabundle.compute import cpu_probe, precision
 from lorabundle.core.command import command_parser, run_command
 from lorabundle.core.config import SPLITS, Config
 from lorabundle.core.config_file import add_arguments, load_config
@@ -125,9 +125,8 @@ def training(run_config: Config, prepared: Prepared) -> Iterator[str]:
         steps = settings.max_steps
     trained = tokens / len(train) * min(rows_per_step, len(train)) * steps
     parameters = read_json(run_config.model_dir / "provenance.json", "Run `make fetch` first.")["parameters"]
-    decision = cpu_probe.decision()
-    dtype = decision["dtype"] if run_config.model.dtype == "auto" else run_config.model.dtype
-    rate = decision["gflops"][dtype]
+    dtype = precision.resolve(run_config).compute_dtype
+    rate = cpu_probe.decision()["gflops"][dtype]
     seconds = trained * OPERATIONS * parameters / (rate * 1e9 * EFFICIENCY)
     yield f"  {steps:,.0f} steps, {trained:,.0f} tokens: about {duration(seconds)} on this machine"
     yield f"  (estimated: {parameters / 1e6:,.0f} M parameters, {dtype} products at {rate:,.0f} GFLOP/s; evaluation comes on top)"

@@ -19,7 +19,7 @@ from datasets import Dataset, load_from_disk
 from peft import PeftModel
 from transformers import AutoConfig, PrinterCallback, ProgressCallback, TrainerState, set_seed
 
-from lorabundle.compute import numerics
+from lorabundle.compute import numerics, precision
 from lorabundle.compute.fused import unfuse
 from lorabundle.compute.load import attach_lora, load_base
 from lorabundle.core import config, machine
@@ -85,8 +85,8 @@ def fit_memory(requested: Config, rows: Dataset, shared_tokens: int) -> Config:
     decided = fitting.train.model_dump(include={"max_tokens", "gradient_checkpointing"})  # by the free memory
     facts = environment.describe(fitting) | {"memory_estimate_bytes": memory_estimate, "train": decided}
     write_json(fitting.run_dir / "environment.json", facts)
-    used = facts["dtype"], facts["attn_implementation"], facts["threads"], why_threads(facts["threads"])
-    log.info("run %s: computing in %s, %s attention, threads: %d (%s)", fitting.run, *used)
+    used = facts["attn_implementation"], facts["threads"], why_threads(facts["threads"])
+    log.info("run %s: %s; %s attention, threads: %d (%s)", fitting.run, precision.resolve(fitting).reasons, *used)
     return fitting
 
 

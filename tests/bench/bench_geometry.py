@@ -1,7 +1,7 @@
 """Speed and peak memory of our step at Phi-3-mini's size: its geometry (3.82 B parameters) with random weights.
 
 Makes `data/models/phi-3-mini-random/` (7.6 GB) if it is not there. A turn is one step of 16 of the run's training rows, their
-token ids modulo Phi-3-mini's vocabulary, in bfloat16 and over a 4-bit base. Writes `outputs/bench/geometry.json` and
+token ids modulo Phi-3-mini's vocabulary, with its weights kept and multiplied in different formats. Writes `outputs/bench/geometry.json` and
 `geometry.md`.
 
 Run as: make bench (left out by QUICK=1)
@@ -37,9 +37,12 @@ GEOMETRY = {  # of microsoft/Phi-3-mini-4k-instruct
 }
 SETTINGS = ["model.name=" + NAME, "train.max_tokens=256"]
 SIDES = {
-    "bfloat16": Side("ours", "bfloat16"),
-    "bfloat16, passes of 128 tokens": Side("ours", "bfloat16", ["train.max_tokens=128"]),
-    "4-bit, checkpointing": Side("ours", "bfloat16", ["model.load_in_4bit=true", "train.gradient_checkpointing=true"]),
+    "bfloat16": Side("ours", "bfloat16", ["model.compute_dtype=bfloat16"]),
+    "bfloat16, multiplied in float32": Side("ours", "bfloat16", ["model.compute_dtype=float32"]),
+    "int8, multiplied in float32": Side("ours", "int8", ["model.compute_dtype=float32"]),
+    "int8, multiplied in int8": Side("ours", "int8", ["model.compute_dtype=int8"]),
+    "4-bit, multiplied in float32": Side("ours", "nf4", ["model.compute_dtype=float32"]),
+    "4-bit, multiplied in int8": Side("ours", "nf4", ["model.compute_dtype=int8"]),
 }
 
 

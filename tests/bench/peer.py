@@ -4,7 +4,7 @@ Started by `bench_training`, which asks for each turn by a line with a seed on s
 it is ready, {"ready_seconds", "dtype"}; then, for each turn over the rows with a new adapter, {"seconds", "losses",
 "peak_rss_bytes", "val_loss"}.
 
-Run as: python -m tests.bench.peer stock|ours float32|bfloat16 ROWS VAL_ROWS --config config/default.yaml
+Run as: python -m tests.bench.peer stock|ours float32|bfloat16|int8|nf4 ROWS VAL_ROWS --config config/default.yaml
 """
 
 import argparse
@@ -103,7 +103,7 @@ def main() -> None:
     os.dup2(2, 1)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=["stock", "ours"])
-    parser.add_argument("dtype", choices=["float32", "bfloat16"])
+    parser.add_argument("dtype", choices=["float32", "bfloat16", "int8", "nf4"])
     parser.add_argument("rows", type=int)
     parser.add_argument("val_rows", type=int)
     add_arguments(parser)

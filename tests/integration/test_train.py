@@ -205,7 +205,7 @@ def test_accumulation_does_not_change_the_loss_or_the_gradient(prepared, batch, 
 
 def test_bfloat16_base_keeps_a_float32_adapter(prepared):
     """As on a CPU with AMX: a bfloat16 adapter would lose updates of the size that training makes."""
-    config = prepared("model.dtype=bfloat16", "train.max_steps=4")
+    config = prepared("model.dtype=bfloat16", "model.compute_dtype=bfloat16", "train.max_steps=4")
     trained(config)
     assert load_base(config).dtype is torch.bfloat16
     weights = load_file(config.adapter_dir / "adapter_model.safetensors")
@@ -269,24 +269,32 @@ def test_dropout_takes_the_plain_layers(prepared):
     assert all(row["loss"] > 0 for row in train_log(config) if "loss" in row)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_4bit_base_is_trained_reloaded_and_evaluated(prepared, dtype):
-    """QLoRA: the base's linear layers in 4 bits, the adapter in float32, the same in every later process."""
-    config = prepared(
-        "model.load_in_4bit=true", f"model.dtype={dtype}", "train.max_steps=40", "train.learning_rate=1e-2"
-    )
+@pytest.mark.parametrize(
+    ("kept", "computed", "stored"),
+    [
+        ("bfloat16", "float32", torch.bfloat16),
+        ("int8", "float32", torch.int8),
+        ("int8", "int8", torch.int8),
+        ("nf4", "float32", torch.uint8),
+        ("nf4", "bfloat16", torch.uint8),
+        ("nf4", "int8", torch.uint8),
+    ],
+)
+def test_base_in_another_format_is_trained_reloaded_and_evaluated(prepared, kept, computed, stored):
+    """The base's linear layers in fewer bits, the adapter in float32, the same in every later process."""
+    steps = "train.max_steps=40", "train.learning_rate=1e-2"
+    config = prepared(f"model.dtype={kept}", f"model.compute_dtype={computed}", *steps)
     trained(config)
     rows = [row["loss"] for row in train_log(config) if "loss" in row]
     assert rows[-1] < 0.9 * rows[0]
     model = load_base(config)
-    assert model.model.layers[0].mlp.down_proj.weight.dtype is torch.uint8
-    assert model.lm_head.weight.dtype is getattr(torch, dtype)
+    assert model.model.layers[0].mlp.down_proj.weight.dtype is stored
     weights = load_file(config.adapter_dir / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     val = load_from_disk("data/processed/val").to_list()
     loss = mean_loss(score_responses(load_adapter(model, config.adapter_dir), val))
     logged = [row["eval_loss"] for row in train_log(config) if "eval_loss" in row][-1]
-    assert loss == pytest.approx(logged, abs=1e-4 if dtype == "float32" else 2e-2)
+    assert loss == pytest.approx(logged, abs=1e-4 if computed == "float32" else 2e-2)
 
 
 def test_divergence_stops_the_run(prepared):

@@ -16,18 +16,26 @@ from lorabundle.core.files import atomic_dir
 from tests.conftest import ROOT, make_project
 
 LARGER = ["model.name=larger", "model.source=local", "model.path=larger"]
+BFLOAT16 = ["model.dtype=bfloat16", "model.compute_dtype=bfloat16"]
+INT8 = ["model.dtype=int8", "model.compute_dtype=int8"]
 SETTINGS = {
     "default": [],
-    "bfloat16": ["model.dtype=bfloat16"],
+    "bfloat16": BFLOAT16,
     "small passes": ["train.max_tokens=256"],
     "checkpointing": ["train.gradient_checkpointing=true"],
-    "checkpointing, bfloat16": ["train.gradient_checkpointing=true", "model.dtype=bfloat16"],
+    "checkpointing, bfloat16": ["train.gradient_checkpointing=true", *BFLOAT16],
     "short rows": ["data.max_length=64"],
+    "int8": INT8,
     "larger model": LARGER,
-    "larger model, bfloat16": [*LARGER, "model.dtype=bfloat16"],
-    "larger model, 4 bits": [*LARGER, "model.dtype=bfloat16", "model.load_in_4bit=true"],
+    "larger model, bfloat16": [*LARGER, *BFLOAT16],
+    "larger model, bfloat16 in float32": [*LARGER, "model.dtype=bfloat16", "model.compute_dtype=float32"],
+    "larger model, int8": [*LARGER, *INT8],
+    "larger model, int8 in float32": [*LARGER, "model.dtype=int8", "model.compute_dtype=float32"],
+    "larger model, 4 bits": [*LARGER, "model.dtype=nf4", "model.compute_dtype=bfloat16"],
+    "larger model, 4 bits in float32": [*LARGER, "model.dtype=nf4", "model.compute_dtype=float32"],
+    "larger model, 4 bits in int8": [*LARGER, "model.dtype=nf4", "model.compute_dtype=int8"],
 }
-SAMPLE = ["default", "checkpointing, bfloat16", "larger model, 4 bits"]  # QUICK=1: one of each kind
+SAMPLE = ["default", "checkpointing, bfloat16", "larger model, int8"]  # QUICK=1: one of each kind
 COMMON = ["train.per_device_train_batch_size=16", "train.max_steps=3", "train.eval_steps=100", "train.save_steps=100"]
 COMMON += ["data.max_val_examples=4", "lora.r=16"]
 

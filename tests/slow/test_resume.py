@@ -1,4 +1,4 @@
-"""Killed at any moment and run again, a training ends with the adapter of an uninterrupted one, in both numerics modes."""
+"""Killed at any moment and run again, a training ends with the adapter of an uninterrupted one, in both numerics modes and in int8."""
 
 import json
 import os
@@ -24,9 +24,10 @@ def project(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("mode", "first"), [("fast", 0), ("portable", STEP // 2)])
+@pytest.mark.parametrize(("mode", "first"), [("fast", 0), ("portable", STEP // 2), ("int8", STEP // 4)])
 def test_killed_anywhere_it_ends_with_the_same_adapter(project, mode, first):
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "NUMERICS": mode}
+    numerics, *formats = {"int8": ["fast", "model.dtype=int8", "model.compute_dtype=int8"]}.get(mode, [mode])
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "NUMERICS": numerics}
     command = [
         sys.executable,
         "-m",
@@ -35,7 +36,8 @@ def test_killed_anywhere_it_ends_with_the_same_adapter(project, mode, first):
         str(first),
         str(STEP),
         *SETTINGS,
-        f"numerics={mode}",
+        f"numerics={numerics}",
+        *formats,
     ]
     finished = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr

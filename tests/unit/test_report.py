@@ -87,8 +87,13 @@ def test_only_the_last_section_tells_machines_apart(finished, files, path, headi
     report.run(finished)
     before = path.read_text()
     figures = {figure: figure.read_bytes() for figure in Path("reports/figures").iterdir()}
-    other = {key: "other" for key in ("cpu", "engine", "image", "commit", "platform", "python", "dtype", "numerics")}
-    other_probe = {"gflops": {"float32": 1.0, "bfloat16": 2.0}, "attention_ms": {"eager": 3.0, "sdpa": 4.0}}
+    other = {key: "other" for key in ("cpu", "engine", "image", "commit", "platform", "python", "numerics")}
+    other |= dict.fromkeys(("dtype", "compute_dtype", "activation_dtype"), "other")
+    other_probe = {
+        "gflops": {"float32": 1.0, "bfloat16": 2.0, "int8": 3.0},
+        "int8_kernel": "qlinear",
+        "attention_ms": {"eager": 3.0, "sdpa": 4.0},
+    }
     other_probe |= {"dtype": "float32", "attn_implementation": "sdpa"}
     other |= {"cores": 64, "memory_bytes": 64e9, "threads": 7, "packages": {"torch": "3"}}
     other |= {"attn_implementation": "sdpa", "probe": other_probe}

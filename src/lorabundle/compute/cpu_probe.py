@@ -1,4 +1,4 @@
-"""Which dtype and which attention train fastest on this CPU: measured once in about two seconds, then kept in a file.
+"""Which dtype and which attention train fastest on this CPU: measured once in about three seconds, then kept in a file.
 
 A CPU's flags do not tell: bfloat16 is twice as fast as float32 on a Zen 4, and slower on Intel CPUs before AMX, though both
 have AVX512-BF16. The measurement is in `outputs/.probe.json` for the same CPU, software and threads, so that all stages of a
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from lorabundle.compute import packing
+from lorabundle.compute import int8, packing
 from lorabundle.core.config import NUMERICS
 from lorabundle.core.files import read_json, writable, write_json
 
@@ -53,13 +53,13 @@ def cpu_model() -> str:
 def decision() -> dict:
     """What to compute with on this machine, and the measurements behind it.
 
-    Returns {"machine", "gflops": {dtype: rate}, "attention_ms": {name: time}, "dtype", "attn_implementation"}.
+    Returns {"machine", "gflops": {dtype: rate}, "int8_kernel", "attention_ms": {name: time}, "dtype", "attn_implementation"}.
     """
     machine = {"cpu": cpu_model(), "torch": torch.__version__, "threads": torch.get_num_threads(), "numerics": NUMERICS}
     machine |= {name: os.environ[name] for name in CAPS if name in os.environ}
     if CACHE.is_file():
         known = read_json(CACHE, "Delete it and run the same command again, which measures again.")
-        if known["machine"] == machine:
+        if known["machine"] == machine and "int8_kernel" in known:  # else it is of an earlier version
             return known
     result = {"machine": machine} | measure()
     with writable(CACHE.parent):
@@ -72,15 +72,24 @@ def decision() -> dict:
 
 
 def measure() -> dict:
-    """Matrix products in float32 and bfloat16, then both kinds of attention, forward and backward, in the faster dtype.
+    """Matrix products in float32, bfloat16 and int8, then both kinds of attention, forward and backward, in the faster float.
 
-    Portable numerics always use float32 and eager attention.
+    The rate of int8 is with its rounding and rescaling. Portable numerics always use float32 and eager attention.
     """
     rates = {name: 2e-9 * SIZE**3 / seconds(product(getattr(torch, name))) for name in ("float32", "bfloat16")}
+    kernels = {name: 2e-9 * SIZE**3 / seconds(int8_product(kernel)) for name, kernel in usable_kernels().items()}
+    kernel = max(kernels, key=kernels.get)
+    rates["int8"] = kernels[kernel]
     dtype = "bfloat16" if NUMERICS == "fast" and rates["bfloat16"] > CLEARLY * rates["float32"] else "float32"
     times = {name: 1e3 * seconds(attention(core, getattr(torch, dtype))) for name, core in packing.CORES.items()}
     chosen = "sdpa" if NUMERICS == "fast" and times["eager"] > CLEARLY * times["sdpa"] else "eager"
-    return {"gflops": rates, "attention_ms": times, "dtype": dtype, "attn_implementation": chosen}
+    return {
+        "gflops": rates,
+        "int8_kernel": kernel,
+        "attention_ms": times,
+        "dtype": dtype,
+        "attn_implementation": chosen,
+    }
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -99,6 +108,17 @@ def product(dtype: torch.dtype) -> Callable[[], object]:
     """One product of two square matrices."""
     left, right = torch.ones(2, SIZE, SIZE, dtype=dtype)
     return lambda: left @ right
+
+
+def usable_kernels() -> dict[str, int8.Kernel]:
+    """The int8 kernels whose sums are right on this CPU. torch's own always are."""
+    return {name: kernel for name, kernel in int8.KERNELS.items() if int8.is_exact(kernel)}
+
+
+def int8_product(kernel: int8.Kernel) -> Callable[[], object]:
+    """One product of float rows with an int8 weight."""
+    rows, weight = torch.ones(SIZE, SIZE), torch.ones(SIZE, SIZE, dtype=torch.int8)
+    return lambda: kernel.multiply(*int8.rounded(rows, kernel.limit), weight, None, False)
 
 
 def attention(core: Callable, dtype: torch.dtype) -> Callable[[], object]:

@@ -7,14 +7,13 @@ in PEFT's own format. Modules that are not covered here (dropout, other adapter 
 from functools import partial
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import Linear as PeftLinear
-from peft.tuners.lora import Linear4bit as PeftLinear4bit
 from torch.nn.functional import cross_entropy, log_softmax, pad, silu
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 from transformers.models.phi3.modeling_phi3 import Phi3MLP, Phi3RMSNorm
+
+from lorabundle.compute.frozen_linear import input_gradient, is_frozen, product
 
 HEAD_ROWS = 256  # response tokens whose logits are in memory at a time: 256 x 49,152 x 4 bytes = 50 MB
 HEAD_MULTIPLE = 32  # their number is rounded up to a multiple of it (see packing.TOKENS_MULTIPLE)
@@ -31,7 +30,7 @@ class LoraLinear(torch.autograd.Function):
     def forward(ctx, x, base, lora_a, lora_b, scaling):
         rows, a, b = x.flatten(0, -2), lora_a.to(x.dtype), lora_b.to(x.dtype)
         low = rows @ a.T
-        y = (rows @ frozen_weight(base).T).addmm_(low, b.T, alpha=scaling)
+        y = product(base, rows).addmm_(low, b.T, alpha=scaling)
         ctx.save_for_backward(rows, low, a, b)
         ctx.base, ctx.scaling = base, scaling
         return y.unflatten(0, x.shape[:-1])
@@ -45,7 +44,7 @@ class LoraLinear(torch.autograd.Function):
         db = (low.T @ dy).T.float().mul_(ctx.scaling)  # in this order: dy.T @ low takes twice as long
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (dy @ frozen_weight(ctx.base)).addmm_(dlow, a).unflatten(0, gradient.shape[:-1])
+            dx = input_gradient(ctx.base, dy).addmm_(dlow, a).unflatten(0, gradient.shape[:-1])
         return dx, None, da, db, None
 
 
@@ -91,13 +90,13 @@ class SwiGlu(torch.autograd.Function):
 
 
 class ResponseNats(torch.autograd.Function):
-    """Sum of -log p(target) in float64, for states (n, hidden), a frozen weight (vocabulary, hidden) and targets (n,).
+    """Sum of -log p(target) in float64, for states (n, hidden), a frozen head (vocabulary, hidden) and targets (n,).
 
     The states' gradient is computed in the forward pass, so that only `HEAD_ROWS` rows of logits exist at a time.
     """
 
     @staticmethod
-    def forward(ctx, states, weight, targets):
+    def forward(ctx, states, head, targets):
         nats, count = torch.zeros((), dtype=torch.float64), len(states)
         fill = -count % HEAD_MULTIPLE
         states, targets = pad(states, (0, 0, 0, fill)), pad(targets, (0, fill))
@@ -105,11 +104,11 @@ class ResponseNats(torch.autograd.Function):
         for start in range(0, count, HEAD_ROWS):
             rows = slice(start, start + HEAD_ROWS)
             labels = targets[rows, None]
-            likelihoods = log_softmax((states[rows] @ weight.T).float(), dim=-1)
+            likelihoods = log_softmax(product(head, states[rows]).float(), dim=-1)
             nats -= likelihoods.gather(1, labels)[: count - start].sum(dtype=torch.float64)
             if gradient is not None:
                 errors = likelihoods.exp_().scatter_add_(1, labels, torch.full(labels.shape, -1.0))
-                torch.mm(errors.to(states.dtype), weight, out=gradient[rows])
+                gradient[rows] = input_gradient(head, errors.to(states.dtype))
         ctx.save_for_backward(None if gradient is None else gradient[:count])
         return nats
 
@@ -118,24 +117,17 @@ class ResponseNats(torch.autograd.Function):
         return ctx.saved_tensors[0] * gradient.item(), None, None  # a Python number: a bfloat16 one would round
 
 
-def frozen_weight(base: torch.nn.Linear) -> torch.Tensor:
-    """The weight (out, in) of a base layer in the dtype of the computation; a 4-bit one is restored for each use."""
-    if isinstance(base, Linear4bit):
-        return dequantize_4bit(base.weight, base.weight.quant_state)
-    return base.weight
-
-
 def response_nats(states: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor) -> torch.Tensor:
     """Sum of -log p(target) under `head` (n, hidden) -> (n, vocabulary), as a float64 scalar with a gradient."""
-    if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
-        return ResponseNats.apply(states, head.weight, targets)
+    if is_frozen(head):
+        return ResponseNats.apply(states, head, targets)
     return cross_entropy(head(states).float(), targets, reduction="sum").double()  # a head with its own adapter
 
 
 def fuse(model: PreTrainedModel) -> None:
     """Make the modules of `model`, with its adapter attached, compute through the functions above where these cover them."""
     for module in model.modules():
-        if isinstance(module, PeftLinear | PeftLinear4bit) and covered(module):
+        if isinstance(module, PeftLinear) and covered(module):
             module.forward = partial(_lora_forward, module, module.active_adapters[0])
         elif isinstance(module, Phi3RMSNorm):
             module.forward = partial(_norm_forward, module)
@@ -149,14 +141,13 @@ def unfuse(model: PreTrainedModel) -> None:
         vars(module).pop("forward", None)
 
 
-def covered(layer: PeftLinear | PeftLinear4bit) -> bool:
+def covered(layer: PeftLinear) -> bool:
     """Whether `LoraLinear` computes what this layer of PEFT does: one plain adapter, no dropout, no bias."""
     if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
         return False
     name = layer.active_adapters[0]
-    plain = type(layer.base_layer) in (torch.nn.Linear, Linear4bit) and layer.base_layer.bias is None
     dropout = isinstance(layer.lora_dropout[name], torch.nn.Identity)
-    return plain and dropout and name not in layer.lora_variant and not layer.lora_bias[name]
+    return is_frozen(layer.base_layer) and dropout and name not in layer.lora_variant and not layer.lora_bias[name]
 
 
 def _lora_forward(layer, name, x):

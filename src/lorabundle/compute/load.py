@@ -1,30 +1,30 @@
-"""Load the base model, in the dtype that the config asks for or in 4 bits, and attach a new LoRA adapter or load a saved one."""
+"""Load the base model, its weights kept as the run's precision says, and attach a new LoRA adapter or load a saved one."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from bitsandbytes.functional import quantize_4bit
-from bitsandbytes.nn import Linear4bit, Params4bit
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lorabundle.compute import cpu_probe
+from lorabundle.compute import cpu_probe, int8, precision
+from lorabundle.compute.frozen_linear import (
+    FrozenEmbedding,
+    FrozenLinear,
+    Int8Linear,
+    Nf4Linear,
+    WideLinear,
+    keep_outliers_exact,
+)
+from lorabundle.compute.precision import Precision
 from lorabundle.core.config import Config
 from lorabundle.core.errors import AdapterError, ConfigError, ModelFormatError
 from lorabundle.core.files import require
 from lorabundle.model.architecture import FETCH_FIRST, check_architecture, quiet_libraries
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)  # of the libraries, for files that cannot be used
-SLICE = 64 * 2**14  # weights that are quantised at a time: a multiple of the block size
-
-
-def resolve_dtype(dtype: str) -> torch.dtype:
-    """The weights' dtype for a config value; `auto` is what the probe found faster on this CPU."""
-    return getattr(torch, cpu_probe.decision()["dtype"] if dtype == "auto" else dtype)
 
 
 def resolve_attention(attn_implementation: str) -> str:
@@ -32,32 +32,33 @@ def resolve_attention(attn_implementation: str) -> str:
     return cpu_probe.decision()["attn_implementation"] if attn_implementation == "auto" else attn_implementation
 
 
-def from_folder(
-    folder: Path, dtype: torch.dtype, attn_implementation: str, load_in_4bit: bool
-) -> tuple[PreTrainedModel, dict]:
+def from_folder(folder: Path, formats: Precision, attn_implementation: str) -> tuple[PreTrainedModel, dict]:
     """The model, and a report of its missing and unexpected keys, as transformers gives it.
 
     Args:
         folder: as `save_pretrained` leaves it.
-        dtype: of the weights; with `load_in_4bit`, of the computation.
+        formats: of its weights and products.
         attn_implementation: "eager" or "sdpa".
-        load_in_4bit: see `load_4bit`.
     """
     quiet_libraries()
-    load = load_4bit if load_in_4bit else partial(AutoModelForCausalLM.from_pretrained, output_loading_info=True)
-    return load(folder, dtype=dtype, attn_implementation=attn_implementation)
+    if not formats.is_plain:
+        return _one_by_one(folder, formats, attn_implementation)
+    dtype = getattr(torch, formats.dtype)
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+    )
 
 
-def load_4bit(folder: Path, dtype: torch.dtype, attn_implementation: str) -> tuple[PreTrainedModel, dict]:
-    """The model with the layers' linear weights as NormalFloat4 in blocks of 64 (Dettmers et al. 2023, arXiv 2305.14314).
+def _one_by_one(folder: Path, formats: Precision, attn_implementation: str) -> tuple[PreTrainedModel, dict]:
+    """The model with `FrozenLinear` layers. Weights are read and converted one at a time.
 
-    By bitsandbytes, which restores 50 M weights in 5 ms; torchao's NF4 took 345 ms (EPYC Zen 4, two cores). Weights are read
-    one at a time: transformers' own loading of such a model held 15.6 GB at Phi-3-mini's size, which is 2.3 GB when loaded.
+    transformers' own loading of a 4-bit model held 15.6 GB at Phi-3-mini's size, which is 2.3 GB when loaded.
     """
-    settings = AutoConfig.from_pretrained(folder)
+    settings, states = AutoConfig.from_pretrained(folder), getattr(torch, formats.activation_dtype)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(settings, dtype=dtype, attn_implementation=attn_implementation)
+        model = AutoModelForCausalLM.from_config(settings, dtype=states, attn_implementation=attn_implementation)
     empty, unexpected = dict(model.named_parameters()), []
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             names = list(tensors.keys())
@@ -68,36 +69,41 @@ def load_4bit(folder: Path, dtype: torch.dtype, attn_implementation: str) -> tup
                 continue
             # Opened again for each weight, because an open file keeps in memory what has been read
             with safe_open(file, framework="pt") as tensors:
-                weight = tensors.get_tensor(name).to(dtype, copy=True)
+                weight = tensors.get_tensor(name)
             module = model.get_submodule(path)
-            if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
-                model.set_submodule(path, _linear_4bit(weight))
+            if module in embeddings:
+                kept = weight.to(getattr(torch, formats.embedding_dtype), copy=True)
+                model.set_submodule(path, _embedding(module, kept, states))
+            elif isinstance(module, torch.nn.Linear):
+                model.set_submodule(path, _linear(weight, formats))
             else:
-                setattr(module, leaf, torch.nn.Parameter(weight, requires_grad=False))
+                setattr(module, leaf, torch.nn.Parameter(weight.to(states, copy=True), requires_grad=False))
+    if settings.tie_word_embeddings:  # the files have one of the two
+        model.set_output_embeddings(_embedding(embeddings[1], model.get_input_embeddings().weight, states))
     model.tie_weights()
-    model.is_loaded_in_4bit = True  # where PEFT looks
     missing = [name for name, weight in model.named_parameters() if weight.device.type == "meta"]
+    if formats.int8_kernel is not None and not missing:
+        keep_outliers_exact(model.eval())
     return model, {"missing_keys": missing, "unexpected_keys": unexpected}
 
 
-def _linear_4bit(weight: torch.Tensor) -> Linear4bit:
-    """A linear layer with `weight` (out, in) in 4 bits, quantised slice by slice: all at once would take 32 times its memory."""
-    with torch.device("meta"):
-        layer = Linear4bit(weight.shape[1], weight.shape[0], bias=False, compute_dtype=weight.dtype, quant_type="nf4")
-    slices = [quantize_4bit(part, quant_type="nf4", blocksize=64) for part in weight.flatten().split(SLICE)]
-    state = slices[0][1]
-    state.absmax, state.shape = torch.cat([part.absmax for _, part in slices]), weight.shape
-    packed = torch.cat([data for data, _ in slices])
-    layer.weight = Params4bit(packed, requires_grad=False, quant_state=state, bnb_quantized=True, module=layer)
-    layer.weight.quant_type = "nf4"
-    layer.support_avx512bf16_for_cpu = (
-        False  # else its first forward packs the weights for kernels that the package lacks
-    )
-    return layer
+def _linear(weight: torch.Tensor, formats: Precision) -> FrozenLinear:
+    """A layer that keeps `weight` (out, in)."""
+    kernel = None if formats.int8_kernel is None else int8.KERNELS[formats.int8_kernel]
+    if formats.dtype == "int8":
+        return Int8Linear(weight, kernel)
+    if formats.dtype == "nf4":
+        return Nf4Linear(weight.to(getattr(torch, formats.activation_dtype)), kernel)
+    return WideLinear(weight.to(getattr(torch, formats.dtype), copy=True))
+
+
+def _embedding(module: torch.nn.Module, weight: torch.Tensor, states: torch.dtype) -> torch.nn.Module:
+    """The embedding or the head, as `module` is, with `weight` (vocabulary, hidden) and states in another dtype."""
+    return WideLinear(weight) if isinstance(module, torch.nn.Linear) else FrozenEmbedding(weight, states)
 
 
 def load_base(config: Config) -> PreTrainedModel:
-    """The base model in evaluation mode, frozen, in the dtype and with the attention that the config asks for.
+    """The base model in evaluation mode, frozen, with the precision and the attention that the config asks for.
 
     Raises:
         MissingInputError: fetch has not run.
@@ -108,10 +114,7 @@ def load_base(config: Config) -> PreTrainedModel:
     check_architecture(folder)
     try:
         model, report = from_folder(
-            folder,
-            resolve_dtype(config.model.dtype),
-            resolve_attention(config.model.attn_implementation),
-            config.model.load_in_4bit,
+            folder, precision.resolve(config), resolve_attention(config.model.attn_implementation)
         )
     except LOADING_ERRORS as error:
         raise ModelFormatError(f"The weights in {folder} cannot be loaded: {error}. {FETCH_FIRST}") from error

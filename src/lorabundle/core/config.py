@@ -80,9 +80,9 @@ class Model(Section):
     source: Literal["wheel", "hub", "local"]
     path: str = Field(min_length=1)  # package name in docker/assets.lock, hub id, or folder, by `source`
     revision: str | None = None  # hub only: the 40-digit commit
-    dtype: Literal["auto", "bfloat16", "float32"]
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "nf4"]  # what weights are kept in
+    compute_dtype: Literal["auto", "float32", "bfloat16", "int8"]  # what they are multiplied in
     attn_implementation: Literal["auto", "eager", "sdpa"]
-    load_in_4bit: bool
 
     @model_validator(mode="before")
     @classmethod
@@ -90,6 +90,33 @@ class Model(Section):
         if isinstance(settings, dict) and "name" not in settings and isinstance(settings.get("path"), str):
             return settings | {"name": settings["path"].rstrip("/").rpartition("/")[2]}
         return settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _four_bits_were_a_switch(cls, settings: Any) -> Any:
+        """Read configs from before `compute_dtype`: with `load_in_4bit`, `dtype` was that of the products."""
+        if not isinstance(settings, dict) or not isinstance(settings.get("load_in_4bit"), bool):
+            return settings
+        settings = dict(settings)
+        if settings.pop("load_in_4bit") and settings.get("dtype") != "nf4":
+            if settings.get("compute_dtype", "auto") != "auto" or settings.get("dtype") == "int8":
+                raise ValueError("model.load_in_4bit is an older name of model.dtype: nf4. Leave it out, and set that")
+            settings |= {"dtype": "nf4", "compute_dtype": settings.get("dtype", "auto")}
+        return settings
+
+    @model_validator(mode="after")
+    def _products_suit_the_weights(self) -> "Model":
+        if self.compute_dtype == "int8" and self.dtype in ("float32", "bfloat16"):
+            raise ValueError(
+                f"model.compute_dtype: int8 multiplies weights that are kept in int8 or nf4, and model.dtype is {self.dtype}. "
+                f"Set model.dtype to int8, nf4 or auto"
+            )
+        if (self.dtype, self.compute_dtype) == ("float32", "bfloat16"):
+            raise ValueError(
+                "model.compute_dtype: bfloat16 would round weights that model.dtype keeps in float32. Set model.dtype to bfloat16 "
+                "or auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _revision_pins_a_hub_model(self) -> "Model":
@@ -326,9 +353,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _portable_is_float32(self) -> "Config":
-        if self.numerics == "portable" and (self.model.dtype == "bfloat16" or self.model.load_in_4bit):
+        if self.numerics == "portable" and not {self.model.dtype, self.model.compute_dtype} <= {"auto", "float32"}:
             raise ValueError(
-                "numerics: portable is for float32: set model.dtype to float32 or auto, and model.load_in_4bit to false"
+                "numerics: portable is for float32: set model.dtype and model.compute_dtype to float32 or auto"
             )
         return self
 

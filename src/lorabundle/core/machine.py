@@ -11,6 +11,11 @@ from pathlib import Path
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
+MEMORY_FILES = {  # of a control group: file of a limit -> file with what is used, name in memory.stat of what it could give up
+    "memory.max": ("memory.current", "inactive_file"),
+    "memory.high": ("memory.current", "inactive_file"),
+    "memory.limit_in_bytes": ("memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,30 @@ def free_memory(own: int, available: int) -> Limit:
         available: bytes that the machine has free.
     """
     limits = [Limit(own + available, "free on the machine")]
-    for folder in _groups("memory"):
-        for name, used, cache in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.high", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            for limit in _numbers(folder / name):
-                taken = sum(_numbers(folder / used)) - _statistic(folder / "memory.stat", cache)
-                left = limit - max(0, taken - own)  # what other processes of the group use is not free
-                limits.append(Limit(left, f"limit of {limit / 1e9:.1f} GB by {folder / name}"))
+    for limit, file in _memory_limits():
+        used, cache = MEMORY_FILES[file.name]
+        taken = sum(_numbers(file.with_name(used))) - _statistic(file.with_name("memory.stat"), cache)
+        left = limit - max(0, taken - own)  # what other processes of the group use is not free
+        limits.append(Limit(left, f"limit of {limit / 1e9:.1f} GB by {file}"))
     return min(limits, key=lambda limit: limit.amount)
+
+
+def total_memory(physical: int) -> Limit:
+    """Bytes that this process may use if nothing else runs.
+
+    Args:
+        physical: bytes that the machine has.
+    """
+    limits = [Limit(limit, f"by {file}") for limit, file in _memory_limits()]
+    return min([Limit(physical, "of this machine"), *limits], key=lambda limit: limit.amount)
+
+
+def _memory_limits() -> Iterator[tuple[int, Path]]:
+    """Each control group's limits in bytes, and the files that set them."""
+    for folder in _groups("memory"):
+        for name in MEMORY_FILES:
+            for limit in _numbers(folder / name):
+                yield limit, folder / name
 
 
 def _groups(controller: str) -> Iterator[Path]:

@@ -97,9 +97,10 @@ def _weights_not_loaded(run_config: Config, model: PreTrainedModel) -> str | Non
     for file in sorted(run_config.model_dir.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                if name not in parameters or parameters[name].dtype is torch.uint8:  # 4-bit weights differ by design
+                weight = parameters.get(name)
+                if weight is None or not weight.is_floating_point():  # weights in int8 or 4 bits differ by design
                     continue
-                if not torch.equal(tensors.get_tensor(name).to(model.dtype), parameters[name]):
+                if not torch.equal(tensors.get_tensor(name).to(weight.dtype), weight):
                     return f"weights that were not loaded ({name} differs from {file})"
     norms = [weight for name, weight in parameters.items() if name.endswith("norm.weight")]
     if norms and all(bool((weight == 1).all()) for weight in norms):

@@ -68,10 +68,22 @@ def origins(run: str) -> list[Table | Paragraph]:
 def probe_sentence(probe: Fields) -> str:
     """What the probe measured, and what it chose."""
     gflops, milliseconds = probe.part("gflops"), probe.part("attention_ms")
-    rates = ", ".join(f"{name} {gflops.number(name, '{:.0f}')} GFLOP/s" for name in ("float32", "bfloat16"))
+    rates = ", ".join(f"{name} {gflops.number(name, '{:.0f}')} GFLOP/s" for name in ("float32", "bfloat16", "int8"))
     times = ", ".join(f"{name} {milliseconds.number(name, '{:.1f}')} ms" for name in ("eager", "sdpa"))
     chosen = f"{probe.text('dtype')} and {probe.text('attn_implementation')}"
+    rates += f" (by {probe.text('int8_kernel')})"
     return f"matrix products: {rates}; attention: {times}; for settings that are auto: {chosen}"
+
+
+def computed_in(environment: Fields) -> str:
+    """What the base model's weights were kept and multiplied in, and what everything else was computed in."""
+    dtype, compute_dtype, activations = (environment.text(f"{name}dtype") for name in ("", "compute_", "activation_"))
+    if dtype == compute_dtype == activations:
+        return f"{dtype}, {environment.text('attn_implementation')} attention"
+    return (
+        f"weights kept in {dtype} and multiplied in {compute_dtype}, all else in {activations}; "
+        f"{environment.text('attn_implementation')} attention"
+    )
 
 
 def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) -> list[Block]:
@@ -93,7 +105,7 @@ def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) 
         ["Memory", environment.number("memory_bytes", "{:.1f} GB", 1e-9)],
         ["Threads", environment.number("threads", "{}")],
         ["Numerics", environment.text("numerics")],
-        ["Computed in", f"{environment.text('dtype')}, {environment.text('attn_implementation')} attention"],
+        ["Computed in", computed_in(environment)],
         ["Probe of this CPU", probe_sentence(environment.part("probe"))],
         ["Engine", engine],
         ["Platform", f"{environment.text('platform')}, Python {environment.text('python')}"],

@@ -6,6 +6,7 @@ from pathlib import Path
 from lorabundle.core.strict_json import Fields
 from lorabundle.evaluation.tolerances import TOLERANCES, allowed
 from lorabundle.reporting.render import fill
+from lorabundle.reporting.settings_and_machine import computed_in
 from lorabundle.submission.finished_run import FinishedRun
 from lorabundle.submission.slsa_provenance import BUILD_TYPE, package_of
 
@@ -58,7 +59,7 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
         ("Commit", environment.text("commit")),
         ("Settings", run.of_run("config.yaml")),
         ("Numerics", environment.text("numerics")),
-        ("Computed in", f"{environment.text('dtype')}, {environment.text('attn_implementation')} attention"),
+        ("Computed in", computed_in(environment)),
         ("CPU", environment.text("cpu")),
         ("Cores", environment.number("cores", "{}")),
         ("Threads", environment.number("threads", "{}")),

@@ -38,6 +38,8 @@ def document(run: FinishedRun) -> str:
                         "numerics",
                         "threads",
                         "dtype",
+                        "compute_dtype",
+                        "activation_dtype",
                         "attn_implementation",
                         "cpu",
                         "platform",

@@ -6,10 +6,12 @@ A checkpoint's `complete.json` is written last. It has the sha256 of each of its
 import logging
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import lorabundle
-from lorabundle.compute.load import resolve_attention, resolve_dtype
+from lorabundle.compute import precision
+from lorabundle.compute.load import resolve_attention
 from lorabundle.core import config
 from lorabundle.core.config import Config
 from lorabundle.core.errors import MalformedInputError, MissingInputError
@@ -58,7 +60,7 @@ def training_fingerprint(run_config: Config, manifest: dict) -> str:
     provenance = read_json(run_config.model_dir / "provenance.json", FETCH_FIRST)
     code = {path.relative_to(PACKAGE).as_posix(): sha256_file(path) for path in training_code()}
     resolved = (
-        resolve_dtype(run_config.model.dtype),
+        replace(precision.resolve(run_config), reasons=""),  # in which memory and rates are named
         resolve_attention(run_config.model.attn_implementation),
     )
     software = sha256_file(runtime_lock(platform.machine()))

@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 
 import torch
 
-from lorabundle.compute import cpu_probe
-from lorabundle.compute.load import resolve_attention, resolve_dtype
+from lorabundle.compute import cpu_probe, precision
+from lorabundle.compute.load import resolve_attention
 from lorabundle.core import machine
 from lorabundle.core.config import Config
 from lorabundle.core.locks import read_lock, runtime_lock
@@ -26,6 +26,7 @@ def describe(config: Config) -> dict:
 
     `engine`, `image` and `commit` are what `docker/run.sh` found on the host and passed in the environment.
     """
+    formats = precision.resolve(config)
     return {
         "schema": 1,
         "cpu": cpu_probe.cpu_model(),
@@ -33,7 +34,9 @@ def describe(config: Config) -> dict:
         "memory_bytes": total_memory_bytes(),
         "threads": torch.get_num_threads(),
         "numerics": config.numerics,
-        "dtype": str(resolve_dtype(config.model.dtype)).removeprefix("torch."),
+        "dtype": formats.dtype,
+        "compute_dtype": formats.compute_dtype,
+        "activation_dtype": formats.activation_dtype,
         "attn_implementation": resolve_attention(config.model.attn_implementation),
         "probe": cpu_probe.decision(),
         "engine": os.environ.get("LORABUNDLE_ENGINE", "none (run by hand)"),

@@ -13,15 +13,16 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from lorabundle.compute import fused, packing
-from lorabundle.compute.load import attach_lora, resolve_attention, resolve_dtype
+from lorabundle.compute import fused, packing, precision
+from lorabundle.compute.frozen_linear import PIECE
+from lorabundle.compute.load import attach_lora, resolve_attention
+from lorabundle.compute.precision import BYTES, Precision
 from lorabundle.core import machine
 from lorabundle.core.config import Config, Train
 from lorabundle.core.errors import MemoryExhaustedError
 
 log = logging.getLogger("lorabundle.train")
 
-BYTES_PER_4BIT_WEIGHT = 0.5 + 4 / 64  # 4 bits, and a float32 scale for each 64 weights
 FALLBACK_MAX_TOKENS = (512, 256, 128)  # values of max_tokens to try when memory is short
 LIBRARIES_LATER = 100_000_000  # what the trainer, the tokenizer and the threads add to the libraries, measured
 # For each size of pass: oneDNN keeps about 30 products of 0.5 MB (see packing.TOKENS_MULTIPLE), the allocator keeps blocks
@@ -62,15 +63,16 @@ def estimate(config: Config, rows: list[dict], shared_tokens: int, num_pass_size
         num_pass_sizes: number of different sizes of passes.
     """
     model_config = AutoConfig.from_pretrained(config.model_dir)
-    dtype = resolve_dtype(config.model.dtype)
+    formats = precision.resolve(config)
+    dtype = getattr(torch, formats.activation_dtype)
     full_model = _meta_model(config, model_config, dtype, model_config.num_hidden_layers)
     num_adapter = sum(weight.numel() for weight in full_model.parameters() if weight.requires_grad)
     packed = packing.pack(rows, shared_tokens)
-    working = max(_head_bytes(model_config, dtype), _backward_bytes(config, model_config, full_model, dtype, packed))
+    working = max(_head_bytes(model_config, dtype), _backward_bytes(formats, model_config, full_model, dtype, packed))
     return {
         "Python and libraries": psutil.Process().memory_info().rss + LIBRARIES_LATER,
         "generated code": num_pass_sizes * CODE_PER_PASS_SIZE if dtype is torch.bfloat16 else 0,
-        "base weights": _base_bytes(config, full_model, dtype),
+        "base weights": _base_bytes(formats, full_model),
         "adapter": 4 * num_adapter,
         "gradients": 4 * num_adapter,
         "optimizer": 8 * num_adapter,
@@ -132,7 +134,7 @@ def free_memory() -> machine.Limit:
 def cheaper(config: Config) -> Iterator[tuple[str, Config]]:
     """Changes that save memory, those that cost least time first: the setting to write, and the config with it.
 
-    Fewer tokens a pass and gradient checkpointing change the result only by rounding; the dtype and a 4-bit base change it more.
+    Fewer tokens a pass and gradient checkpointing change the result only by rounding; keeping weights in less changes it more.
     """
     for size in FALLBACK_MAX_TOKENS:
         if size < config.train.max_tokens:
@@ -141,24 +143,23 @@ def cheaper(config: Config) -> Iterator[tuple[str, Config]]:
     setting = f"train.gradient_checkpointing=true train.max_tokens={smallest}"
     saving = _with(config, "train", gradient_checkpointing=True, max_tokens=smallest)
     yield setting, saving
-    if resolve_dtype(config.model.dtype) is torch.float32:
-        saving = _with(saving, "model", dtype="bfloat16")
-        yield f"model.dtype=bfloat16 {setting}", saving
-    yield f"model.load_in_4bit=true {setting}", _with(saving, "model", load_in_4bit=True)
+    formats = list(BYTES)
+    for dtype in formats[formats.index(precision.resolve(config).dtype) + 1 :]:
+        yield f"model.dtype={dtype} {setting}", _with(saving, "model", dtype=dtype)
 
 
 def _with(config: Config, section: str, **values) -> Config:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
-def _base_bytes(config: Config, model: PeftModel, dtype: torch.dtype) -> int:
+def _base_bytes(formats: Precision, model: PeftModel) -> int:
     """The base model's weights."""
-    total = 0
+    total = 0.0
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
-            in_4bit = config.model.load_in_4bit and name.endswith("base_layer.weight")
-            total += int(weight.numel() * (BYTES_PER_4BIT_WEIGHT if in_4bit else dtype.itemsize))
-    return total
+            kept = formats.dtype if name.endswith("base_layer.weight") else formats.embedding_dtype
+            total += weight.numel() * BYTES[kept]
+    return int(total)
 
 
 def _activation_bytes(
@@ -181,14 +182,19 @@ def _head_bytes(model_config: PreTrainedConfig, dtype: torch.dtype) -> int:
 
 
 def _backward_bytes(
-    config: Config, model_config: PreTrainedConfig, model: PeftModel, dtype: torch.dtype, packed: packing.Packed
+    formats: Precision, model_config: PreTrainedConfig, model: PeftModel, dtype: torch.dtype, packed: packing.Packed
 ) -> int:
     """What the backward pass of a layer needs for a moment."""
-    widest = max(weight.numel() for name, weight in model.named_parameters() if name.endswith("base_layer.weight"))
+    layers = [weight for name, weight in model.named_parameters() if name.endswith("base_layer.weight")]
+    widest = max(weight.numel() for weight in layers)
     gradients = 3 * packed.input_ids.shape[1] * 2 * model_config.intermediate_size * dtype.itemsize  # its widest part's
-    # oneDNN lays a bfloat16 weight out again for each product; a 4-bit weight is restored
-    num_copies = (dtype is torch.bfloat16) + config.model.load_in_4bit
-    return gradients + num_copies * widest * dtype.itemsize
+    if formats.int8_kernel is not None:
+        copies = 2 * widest  # turned, and laid out
+    elif formats.dtype != formats.activation_dtype:
+        copies = PIECE * max(weight.shape[1] for weight in layers) * dtype.itemsize  # restored
+    else:
+        copies = (dtype is torch.bfloat16) * widest * dtype.itemsize  # oneDNN lays it out again for each product
+    return gradients + copies
 
 
 def _meta_model(config: Config, model_config: PreTrainedConfig, dtype: torch.dtype, num_layers: int) -> PeftModel:

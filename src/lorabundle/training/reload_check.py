@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from lorabundle.compute import numerics
+from lorabundle.compute import numerics, precision
 from lorabundle.compute.load import from_folder, load_adapter, resolve_attention
 from lorabundle.core.config import Config
 from lorabundle.core.errors import AdapterError, LorabundleError
@@ -25,9 +25,8 @@ class Request:
 
     model_dir: str
     adapter_dir: str
-    dtype: str  # of the base model, "float32" or "bfloat16"
+    formats: dict  # the fields of `Precision`
     attn_implementation: str  # "eager" or "sdpa"
-    load_in_4bit: bool
     input_ids: list[int]  # of one sequence
     output: str  # file for {"logits": (1, length, vocabulary)}
 
@@ -50,9 +49,8 @@ def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Te
     request = Request(
         model_dir=str(run_config.model_dir),
         adapter_dir=str(adapter),
-        dtype=str(logits.dtype).removeprefix("torch."),
+        formats=asdict(precision.resolve(run_config)),
         attn_implementation=resolve_attention(run_config.model.attn_implementation),
-        load_in_4bit=run_config.model.load_in_4bit,
         input_ids=input_ids[0].tolist(),
         output=str(output),
     )
@@ -80,7 +78,7 @@ def reload_in_new_process(run_config: Config, adapter: Path, input_ids: torch.Te
 
 @torch.no_grad()
 def plain_logits(model: PeftModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Logits (batch, length, vocabulary) in the dtype of the weights.
+    """Logits (batch, length, vocabulary) in the dtype of the states.
 
     Calls the parts of the model, because a trainer may have wrapped its outermost `forward` in autocast.
     """
@@ -91,8 +89,8 @@ def plain_logits(model: PeftModel, input_ids: torch.Tensor) -> torch.Tensor:
 def main(request: Request) -> int:
     """Load the base model and the adapter, and write their logits; returns the exit code."""
     numerics.use_kernels()
-    dtype = getattr(torch, request.dtype)
-    base, _ = from_folder(Path(request.model_dir), dtype, request.attn_implementation, request.load_in_4bit)
+    formats = precision.Precision(**request.formats)
+    base, _ = from_folder(Path(request.model_dir), formats, request.attn_implementation)
     try:
         model = load_adapter(base.eval(), Path(request.adapter_dir))
     except LorabundleError as error:

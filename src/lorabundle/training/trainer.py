@@ -49,11 +49,7 @@ class LoraTrainer(SFTTrainer):
     """
 
     def __init__(self, *, fingerprint: str, val_rows: list[dict], max_tokens: int, shared_tokens: int, **kwargs):
-        adapter = {name: value.data for name, value in kwargs["model"].named_parameters() if value.requires_grad}
         super().__init__(**kwargs)
-        # Over a 4-bit base TRL has rounded the adapter to bfloat16, which loses small updates
-        for name, value in adapter.items():
-            self.model.get_parameter(name).data = value
         self.fingerprint = fingerprint
         self.val_rows = val_rows
         self.tokens_seen = 0

@@ -284,6 +284,7 @@ class Probe(Schema):
     """Measured speeds of the CPU."""
 
     gflops: dict[str, float]
+    int8_kernel: str
     attention_ms: dict[str, float]
     dtype: str
     attn_implementation: str
@@ -298,6 +299,8 @@ class Environment(Schema):
     threads: Size
     numerics: str
     dtype: str
+    compute_dtype: str
+    activation_dtype: str
     attn_implementation: str
     probe: Probe
     engine: str

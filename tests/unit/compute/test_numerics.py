@@ -97,7 +97,7 @@ def test_portable_is_for_x86_64(workspace, monkeypatch):
         numerics.prepare(load_config(Path("config/smoke.yaml"), ["numerics=portable"]))
 
 
-@pytest.mark.parametrize("setting", ["model.dtype=bfloat16", "model.load_in_4bit=true"])
+@pytest.mark.parametrize("setting", ["model.dtype=bfloat16", "model.dtype=int8", "model.load_in_4bit=true"])
 def test_portable_is_for_float32(workspace, setting):
     with pytest.raises(ConfigError, match="numerics: portable is for float32"):
         load_config(Path("config/smoke.yaml"), ["numerics=portable", setting])

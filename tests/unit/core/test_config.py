@@ -33,6 +33,41 @@ def test_hub_model_needs_a_full_commit(workspace, revision):
         load_config(Path("config/smoke.yaml"), ["model.source=hub", "model.path=a/b", f"model.revision={revision}"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.dtype=float32", "model.compute_dtype=int8"], r"kept in int8 or nf4, and model\.dtype is float32"),
+        (["model.dtype=bfloat16", "model.compute_dtype=int8"], r"Set model\.dtype to int8, nf4 or auto"),
+        (
+            ["model.dtype=float32", "model.compute_dtype=bfloat16"],
+            r"would round weights that model\.dtype keeps in float32",
+        ),
+        (["model.load_in_4bit=true", "model.compute_dtype=int8"], r"older name of model\.dtype: nf4"),
+        (["model.load_in_4bit=true", "model.dtype=int8"], r"older name of model\.dtype: nf4"),
+        (["model.load_in_4bit=perhaps"], "unknown key"),
+        (["model.dtype=int4"], "model.dtype"),
+    ],
+)
+def test_products_must_suit_the_weights(workspace, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(Path("config/smoke.yaml"), settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["model.load_in_4bit=true"], ("nf4", "float32")),  # the smoke config's dtype is float32
+        (["model.load_in_4bit=true", "model.dtype=bfloat16"], ("nf4", "bfloat16")),
+        (["model.load_in_4bit=true", "model.dtype=auto"], ("nf4", "auto")),
+        (["model.load_in_4bit=true", "model.dtype=nf4"], ("nf4", "auto")),
+        (["model.load_in_4bit=false"], ("float32", "auto")),
+    ],
+)
+def test_the_earlier_switch_for_4_bits_keeps_its_meaning(workspace, settings, expected):
+    model = load_config(Path("config/smoke.yaml"), settings).model
+    assert (model.dtype, model.compute_dtype) == expected
+
+
 OWN = ["data.source=someone/questions", "data.packages=[]"]
 
 

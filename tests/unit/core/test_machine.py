@@ -129,3 +129,19 @@ def test_free_memory_is_what_the_tightest_limit_leaves(groups, own, files, free,
     found = machine.free_memory(1 * GB, 7 * GB)
     assert found.amount == free
     assert found.origin.endswith(origin)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "total", "origin"),
+    [
+        ("0::/", {}, 8 * GB, "of this machine"),
+        ("0::/job/step", below("job", memory(str(4 * GB))), 4 * GB, "job/memory.max"),
+        ("0::/", {"memory.high": str(2 * GB), "memory.current": str(GB)}, 2 * GB, "memory.high"),  # used or not
+        ("7:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 8 * GB, "of this machine"),
+    ],
+)
+def test_all_memory_is_the_tightest_limit(groups, own, files, total, origin):
+    groups(own, files)
+    found = machine.total_memory(8 * GB)
+    assert found.amount == total
+    assert found.origin.endswith(origin)

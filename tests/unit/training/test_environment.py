@@ -9,7 +9,8 @@ import torch
 from lorabundle.compute import cpu_probe
 from lorabundle.training import environment
 
-DECISION = {"dtype": "bfloat16", "attn_implementation": "sdpa"}
+RATES = {"float32": 100.0, "bfloat16": 200.0, "int8": 150.0}
+DECISION = {"gflops": RATES, "int8_kernel": "int_mm", "dtype": "bfloat16", "attn_implementation": "sdpa"}
 
 
 def test_environment_of_a_config(smoke, monkeypatch):
@@ -35,11 +36,11 @@ def test_licence_of_a_package_that_is_not_installed():
     assert environment.licences("no-such-package") == []
 
 
-def test_auto_is_what_the_probe_chose(smoke, monkeypatch):
+def test_auto_is_what_the_probe_chose(saved_tiny, monkeypatch):
     monkeypatch.setattr(cpu_probe, "decision", lambda: DECISION)
-    auto = smoke.model.model_copy(update={"dtype": "auto", "attn_implementation": "auto"})
-    facts = environment.describe(smoke.model_copy(update={"model": auto}))
-    assert (facts["dtype"], facts["attn_implementation"]) == ("bfloat16", "sdpa")
+    facts = environment.describe(saved_tiny("model.dtype=auto", "model.attn_implementation=auto"))
+    assert [facts[f"{name}dtype"] for name in ("", "compute_", "activation_")] == ["bfloat16"] * 3
+    assert facts["attn_implementation"] == "sdpa"
 
 
 def test_stage_that_was_started_by_hand(smoke, monkeypatch):

@@ -22,7 +22,7 @@ def test_weights_and_adapter_by_hand(saved_tiny):
     assert memory.estimate(saved_tiny("model.dtype=bfloat16"), [ROW], 0, 1)["base weights"] == 2 * (
         LAYERS * linears + rest
     )
-    four_bits = memory.estimate(saved_tiny("model.load_in_4bit=true"), [ROW], 0, 1)["base weights"]
+    four_bits = memory.estimate(saved_tiny("model.dtype=nf4"), [ROW], 0, 1)["base weights"]
     assert four_bits == pytest.approx(0.5625 * LAYERS * linears + 4 * rest, abs=16)
 
 
@@ -84,6 +84,7 @@ def test_a_change_of_the_result_is_named_and_not_made(saved_tiny, monkeypatch):
     monkeypatch.setattr(memory, "CODE_PER_PASS_SIZE", 0)
     small = ["train.max_tokens=128", "train.gradient_checkpointing=true"]
     rows = [ROW] * 4
+    monkeypatch.setattr(memory, "PIECE", 1)
     half = total_bytes(saved_tiny(*small, "model.dtype=bfloat16"), rows)
     assert half < total_bytes(saved_tiny(*small), rows)
     give(monkeypatch, half)

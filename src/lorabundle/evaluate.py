@@ -9,11 +9,12 @@ Run as: python -m lorabundle.evaluate --config config/default.yaml
 
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from datasets import load_from_disk
 
-from lorabundle.compute import numerics
+from lorabundle.compute import numerics, precision
 from lorabundle.compute.generate import generate
 from lorabundle.compute.load import load_adapter, load_base
 from lorabundle.compute.scoring import Score, mean_loss, score_responses
@@ -63,7 +64,7 @@ def run(run_config: Config) -> Artifacts:
     if has_verifier(run_config):
         add_majority(examples, train_rows, rows, run_config)
     facts = {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
-    facts |= {"warnings": warnings, "baselines": baselines}
+    facts |= {"warnings": warnings, "baselines": baselines, **formats(run_config)}
     if not has_verifier(run_config) and (labels := labels_of([*map(reference, train_rows)], [*map(reference, rows)])):
         log.info("answers are labels, so the share of right ones is counted: %s", ", ".join(labels))
         add_marks(examples, majority_answers(train_rows, rows))
@@ -72,6 +73,17 @@ def run(run_config: Config) -> Artifacts:
         inputs=[run_config.model_dir, run_config.adapter_dir, config.PROCESSED / "train", config.PROCESSED / "test"],
         outputs=write_results(run_config, examples, facts),
     )
+
+
+def formats(run_config: Config) -> dict:
+    """What weights were kept and multiplied in; empty if training and evaluation each used one ordinary dtype throughout."""
+    of_training = read_json(run_config.run_dir / "environment.json", "Run `make train` first.")
+    keys = ("dtype", "compute_dtype", "activation_dtype")
+    both = {
+        "training": {key: of_training[key] for key in keys},
+        "evaluation": {key: value for key, value in asdict(precision.resolve(run_config)).items() if key in keys},
+    }
+    return {"formats": both} if any(len(set(used.values())) > 1 for used in both.values()) else {}
 
 
 def check_adapter_is_of_base(run_config: Config) -> None:

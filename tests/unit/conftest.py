@@ -1,6 +1,7 @@
-"""A finished run, ready to be packed, and one that is packed and passes every check."""
+"""The tiny model in a run's model folder; a finished run, ready to be packed, and one that is packed and passes every check."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from lorabundle.core.config_file import load_config
 from tests.conftest import TINY
 from tests.fake_run import run_files
 from tests.fake_submission import ARCHIVE, default_files, write_packed, write_verifiable
+
+
+@pytest.fixture
+def saved_tiny(workspace, tiny_model) -> Callable[..., Config]:
+    """A config over the tiny model, which is saved in its model folder; with further overrides."""
+    tiny_model.save_pretrained("data/models/tiny")
+    settings = ["model.name=tiny", "lora.r=4", "train.max_tokens=1024"]
+    return lambda *overrides: load_config(workspace / "config/smoke.yaml", [*settings, *overrides])
 
 
 @pytest.fixture

@@ -37,6 +37,18 @@ def test_adapter_that_changes_no_loss_is_refused(smoke):
     evaluate.check_adapter_has_effect(scores, [scores[0], Score(nats=3.0 - 1e-12, tokens=2, correct=1)], smoke)
 
 
+def test_formats_are_noted_unless_each_is_one_dtype(saved_tiny):
+    """Results of ordinary runs have no such key, so that they have the bytes that they always had."""
+    plain = dict.fromkeys(("dtype", "compute_dtype", "activation_dtype"), "float32")
+    settings = ["model.dtype=int8", "model.compute_dtype=float32"]
+    write_json(saved_tiny().run_dir / "environment.json", plain)
+    assert evaluate.formats(saved_tiny()) == {}
+    kept = {"dtype": "int8", "compute_dtype": "float32", "activation_dtype": "float32"}
+    assert evaluate.formats(saved_tiny(*settings)) == {"formats": {"training": plain, "evaluation": kept}}
+    write_json(saved_tiny().run_dir / "environment.json", kept | {"cpu": "a CPU"})
+    assert evaluate.formats(saved_tiny()) == {"formats": {"training": kept, "evaluation": plain}}
+
+
 def test_what_is_measured_of_a_model(smoke, tokenizer, monkeypatch):
     """Answers and their scores stay with their rows; a dataset without verifiers has no marks."""
     answers = [Generation("robe", stopped=True), Generation("hello", stopped=False)]

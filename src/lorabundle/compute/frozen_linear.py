@@ -193,17 +193,32 @@ class Nf4Linear(FrozenLinear):
 
     def pieces(self, dtype):
         """See `FrozenLinear`."""
+        for outputs, absmax in self._blocks():
+            yield outputs, self._restored(outputs, absmax, dtype)
+
+    def int8_pieces(self):
+        """See `FrozenLinear`. A block's largest weight is restored exactly, so a row's largest is that of its blocks."""
+        for outputs, absmax in self._blocks():
+            if self.in_features % BLOCK:  # rows share blocks
+                yield outputs, *int8.quantise(self._restored(outputs, absmax, torch.float32))
+                continue
+            blocks = absmax.view(-1, self.in_features // BLOCK)
+            scale = blocks.amax(1).div_(int8.WEIGHT_LIMIT).clamp_min_(int8.SMALLEST)
+            whole = self._restored(outputs, (blocks / scale[:, None]).flatten(), torch.float32)
+            yield outputs, whole.round_().to(torch.int8), scale
+
+    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The outputs of each piece, and the largest weight of each of its blocks."""
         size = self.in_features
         for start in range(0, self.out_features, PIECE):
             end = min(start + PIECE, self.out_features)
-            absmax = self.absmax[start * size // BLOCK : -(-end * size // BLOCK)]
-            state = QuantState(absmax, (end - start, size), self.code, blocksize=BLOCK, quant_type="nf4", dtype=dtype)
-            yield slice(start, end), dequantize_4bit(self.weight[start * size // 2 : end * size // 2, None], state)
+            yield slice(start, end), self.absmax[start * size // BLOCK : -(-end * size // BLOCK)]
 
-    def int8_pieces(self):
-        """See `FrozenLinear`."""
-        for outputs, weight in self.pieces(torch.float32):
-            yield outputs, *int8.quantise(weight)
+    def _restored(self, outputs: slice, absmax: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        shape = outputs.stop - outputs.start, self.in_features
+        state = QuantState(absmax, shape, self.code, blocksize=BLOCK, quant_type="nf4", dtype=dtype)
+        packed = self.weight[outputs.start * shape[1] // 2 : -(-outputs.stop * shape[1] // 2), None]  # two in a byte
+        return dequantize_4bit(packed, state)
 
 
 class FrozenEmbedding(torch.nn.Embedding):

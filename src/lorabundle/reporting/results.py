@@ -55,6 +55,7 @@ def results_page(run_config: Config, results: Results) -> Page:
         results_table(metrics),
         Paragraph(BASELINES_NOTE, note=True),
         Paragraph(model_sentence(results.provenance)),
+        *([Paragraph(formats_sentence(metrics.part("formats")))] if "formats" in metrics else []),
         changes_table(metrics),
         Paragraph(explanation(metrics, results.examples, max_new_tokens), note=True),
     ]
@@ -220,6 +221,23 @@ def model_sentence(provenance: Fields) -> Line:
     if "repo_id" in origin:
         return [*start, ": ", Code(origin.text("repo_id")), " at commit ", Code(origin.text("revision")), "."]
     return [*start, ", from the local folder ", Code(origin.text("folder")), "."]
+
+
+def formats_sentence(formats: Fields) -> str:
+    """What the base model's weights were kept and multiplied in, in training and in evaluation."""
+
+    def used(stage: str) -> str:
+        fields = formats.part(stage)
+        dtype, compute_dtype, activations = (fields.text(f"{name}dtype") for name in ("", "compute_", "activation_"))
+        return f"kept in {dtype} and multiplied in {compute_dtype}, all else in {activations}"
+
+    training, evaluation = used("training"), used("evaluation")
+    if training == evaluation:
+        return f"In training and in evaluation, its weights were {training}. Both models have the same base weights."
+    return (
+        f"In training, its weights were {training}. In evaluation they were {evaluation}, which changes the losses; both models have "
+        f"the same base weights there."
+    )
 
 
 def judge(delta: Fields, higher_is_better: bool) -> str:

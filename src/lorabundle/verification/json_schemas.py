@@ -105,6 +105,21 @@ class SignTest(Schema):
     p_value: float
 
 
+class Formats(Schema):
+    """What weights were kept and multiplied in, and what all else was computed in."""
+
+    dtype: str
+    compute_dtype: str
+    activation_dtype: str
+
+
+class BothFormats(Schema):
+    """Those of training and of evaluation."""
+
+    training: Formats
+    evaluation: Formats
+
+
 class Metrics(Schema):
     """metrics.json."""
 
@@ -117,6 +132,7 @@ class Metrics(Schema):
     kinds: dict[str, Kind]
     majority: Rate = None
     labels: list[str] = None
+    formats: BothFormats = None  # left out if each is one ordinary dtype
 
 
 class DataFormat(Schema):

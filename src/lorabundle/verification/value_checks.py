@@ -31,6 +31,7 @@ def check_scores(submission: Submission) -> list[Difference]:
     expected |= {"dataset": {"source": manifest["source"], "splits": manifest["splits"]}}
     expected |= {key: metrics[key] for key in ("warnings", "baselines")}  # these need the splits and the model
     expected |= {"labels": labels} if labels is not None else {}  # and these the training rows
+    expected |= {"formats": metrics["formats"]} if "formats" in metrics else {}  # and these the machine
     expected |= _summary(examples, run_config.seed)
     result += compare("metrics.json", expected, metrics, relative=SAME_SUM)
     result += compare("samples.jsonl", samples(examples, run_config.sample.num_prompts), shown, relative=SAME_SUM)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench.bench_training import markdown, require_same_losses, share_of_rate, sides
+from tests.bench.bench_training import markdown, quick_sides, require_same_losses, share_of_rate, sides
 
 RATES = {"float32": 1000.0, "bfloat16": 100.0}  # GFLOP/s of a CPU without bfloat16 units
 
@@ -35,6 +35,13 @@ def test_ours_is_listed_once_for_each_dtype(probed_dtype, names):
     best = sides(probed_dtype)["best"]
     assert list(best) == names
     assert (best[names[-1]].kind, best[names[-1]].dtype) == ("ours", probed_dtype)
+
+
+@pytest.mark.parametrize(("bfloat16", "number"), [(300.0, 3), (251.0, 3), (250.0, 2), (20.0, 2)])
+def test_a_quick_run_leaves_out_what_takes_minutes(bfloat16, number):
+    found = quick_sides(sides("float32")["best"], {"float32": 1000.0, "bfloat16": bfloat16})
+    assert len(found) == number
+    assert list(found)[-1] == "ours, float32"  # which the others are compared with
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 0.5), ("bfloat16", 5.0)])

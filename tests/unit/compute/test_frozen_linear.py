@@ -60,6 +60,17 @@ def test_4_bits_are_those_of_one_quantisation(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("size", [96, 128])
+def test_4_bits_as_int8_are_the_restored_weight_rounded(size):
+    """Rows of 128 have blocks of their own, whose scales say what the largest weight of a row is; rows of 96 share blocks."""
+    frozen = layer("nf4", torch.randn(160, size), "int_mm")
+    whole, scale = (torch.cat(parts) for parts in list(zip(*frozen.int8_pieces(), strict=True))[1:])
+    expected, expected_scale = int8.quantise(restored(frozen))
+    torch.testing.assert_close(scale, expected_scale)
+    assert (whole.long() - expected.long()).abs().max() <= 1  # where rounding is a matter of the last bit
+    assert (whole != expected).float().mean() < 1e-3
+
+
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "nf4"])
 def test_float_products_are_those_of_the_restored_weight(kind):
     frozen, x, dy = layer(kind, torch.randn(SHAPE)), torch.randn(3, 7, 96), torch.randn(3, 7, 160)

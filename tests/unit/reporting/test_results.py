@@ -12,6 +12,7 @@ from lorabundle.reporting.results import (
     check_same_evaluation,
     confusion_tables,
     explanation,
+    formats_sentence,
     model_sentence,
     results_page,
     results_table,
@@ -142,6 +143,19 @@ def test_hub_model_is_named_with_its_commit():
     provenance = Fields({"name": "m", "parameters": 3.8e9, "origin": origin}, "provenance.json")
     sentence = plain(model_sentence(provenance))
     assert f"microsoft/Phi-3-mini-4k-instruct at commit {'f' * 40}." in sentence
+
+
+def test_formats_of_training_and_evaluation():
+    int8 = {"dtype": "int8", "compute_dtype": "int8", "activation_dtype": "float32"}
+    same = formats_sentence(Fields({"training": int8, "evaluation": int8}, "metrics.json"))
+    assert same == (
+        "In training and in evaluation, its weights were kept in int8 and multiplied in int8, all else in float32. Both models have "
+        "the same base weights."
+    )
+    wide = dict.fromkeys(int8, "float32")
+    other = formats_sentence(Fields({"training": int8, "evaluation": wide}, "metrics.json"))
+    assert "In training, its weights were kept in int8 and multiplied in int8" in other
+    assert "In evaluation they were kept in float32 and multiplied in float32, all else in float32, which" in other
 
 
 def test_every_metric_has_a_column_and_an_explanation(metrics):

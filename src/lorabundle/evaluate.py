@@ -9,7 +9,6 @@ Run as: python -m lorabundle.evaluate --config config/default.yaml
 
 import logging
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from datasets import load_from_disk
@@ -78,11 +77,8 @@ def run(run_config: Config) -> Artifacts:
 def formats(run_config: Config) -> dict:
     """What weights were kept and multiplied in; empty if training and evaluation each used one ordinary dtype throughout."""
     of_training = read_json(run_config.run_dir / "environment.json", "Run `make train` first.")
-    keys = ("dtype", "compute_dtype", "activation_dtype")
-    both = {
-        "training": {key: of_training[key] for key in keys},
-        "evaluation": {key: value for key, value in asdict(precision.resolve(run_config)).items() if key in keys},
-    }
+    here = precision.resolve(run_config).facts
+    both = {"training": {key: of_training[key] for key in here}, "evaluation": here}
     return {"formats": both} if any(len(set(used.values())) > 1 for used in both.values()) else {}
 
 

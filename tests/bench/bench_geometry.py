@@ -1,8 +1,8 @@
 """Speed and peak memory of our step at Phi-3-mini's size: its geometry (3.82 B parameters) with random weights.
 
 Makes `data/models/phi-3-mini-random/` (7.6 GB) if it is not there. A turn is one step of 16 of the run's training rows, their
-token ids modulo Phi-3-mini's vocabulary, with its weights kept and multiplied in different formats. Writes `outputs/bench/geometry.json` and
-`geometry.md`.
+token ids modulo Phi-3-mini's vocabulary, with its weights kept and multiplied in different formats. Writes
+`outputs/bench/geometry.json` and `geometry.md`.
 
 Run as: make bench (left out by QUICK=1)
 """
@@ -42,6 +42,9 @@ SIDES = {
     "int8, multiplied in float32": Side("ours", "int8", ["model.compute_dtype=float32"]),
     "int8, multiplied in int8": Side("ours", "int8", ["model.compute_dtype=int8"]),
     "4-bit, multiplied in float32": Side("ours", "nf4", ["model.compute_dtype=float32"]),
+    "4-bit, multiplied in float32, checkpointing": Side(
+        "ours", "nf4", ["model.compute_dtype=float32", "train.gradient_checkpointing=true"]
+    ),
     "4-bit, multiplied in int8": Side("ours", "nf4", ["model.compute_dtype=int8"]),
 }
 

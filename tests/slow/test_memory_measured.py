@@ -25,6 +25,7 @@ SETTINGS = {
     "checkpointing": ["train.gradient_checkpointing=true"],
     "checkpointing, bfloat16": ["train.gradient_checkpointing=true", *BFLOAT16],
     "short rows": ["data.max_length=64"],
+    "short rows, bfloat16": ["data.max_length=64", *BFLOAT16],
     "int8": INT8,
     "larger model": LARGER,
     "larger model, bfloat16": [*LARGER, *BFLOAT16],
@@ -35,8 +36,12 @@ SETTINGS = {
     "larger model, 4 bits in float32": [*LARGER, "model.dtype=nf4", "model.compute_dtype=float32"],
     "larger model, 4 bits in int8": [*LARGER, "model.dtype=nf4", "model.compute_dtype=int8"],
 }
-# QUICK=1: one of each kind. (None in bfloat16, whose products took 450 s on a CPU without units for them, and the others 115 s)
-SAMPLE = ["default", "checkpointing", "larger model, int8"]
+SAMPLE = [
+    "default",
+    "short rows, bfloat16",
+    "larger model, int8",
+    "larger model, 4 bits in float32",
+]  # QUICK=1: one of each kind
 COMMON = ["train.per_device_train_batch_size=16", "train.max_steps=3", "train.eval_steps=100", "train.save_steps=100"]
 COMMON += ["data.max_val_examples=4", "lora.r=16"]
 

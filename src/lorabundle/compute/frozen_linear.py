@@ -30,12 +30,12 @@ def is_frozen(layer: torch.nn.Module) -> bool:
 
 
 def product(layer: torch.nn.Linear, rows: torch.Tensor) -> torch.Tensor:
-    """Rows W', for rows (n, in) -> (n, out)."""
+    """The product rows W', for rows (n, in) -> (n, out)."""
     return layer.product(rows) if isinstance(layer, FrozenLinear) else rows @ layer.weight.T
 
 
 def input_gradient(layer: torch.nn.Linear, dy: torch.Tensor) -> torch.Tensor:
-    """Dy W, for dy (n, out) -> (n, in)."""
+    """The product dy W, for dy (n, out) -> (n, in)."""
     return layer.input_gradient(dy) if isinstance(layer, FrozenLinear) else dy @ layer.weight
 
 
@@ -72,7 +72,7 @@ class FrozenLinear(torch.nn.Linear):
         raise NotImplementedError
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows W', for rows (n, in) -> (n, out)."""
+        """The product rows W', for rows (n, in) -> (n, out)."""
         y: torch.Tensor | None = None
         for outputs, part in self._parts(rows):
             if part.shape[1] == self.out_features:
@@ -95,7 +95,7 @@ class FrozenLinear(torch.nn.Linear):
             yield outputs, part.to(rows.dtype)
 
     def input_gradient(self, dy: torch.Tensor) -> torch.Tensor:
-        """Dy W, for dy (n, out) -> (n, in)."""
+        """The product dy W, for dy (n, out) -> (n, in)."""
         dx: torch.Tensor | None = None
         if self.kernel is None:
             for outputs, weight in self.pieces(dy.dtype):

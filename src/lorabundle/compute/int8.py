@@ -58,7 +58,8 @@ def _int_mm(whole, row_scale, weight, scale, transposed):
 def _qlinear(whole, row_scale, weight, scale, transposed):
     """By oneDNN's quantised linear layer, which is fast with AVX2 alone.
 
-    The weight is laid out for every product, which takes a tenth of its time, so that it is in memory once.
+    The weight is laid out for every product, so that it is in memory once. That takes 5 % of the time for small weights, and for
+    large ones with 256 rows 15 to 30 %.
     """
     if transposed:
         turned = weight.new_empty(weight.shape[::-1])

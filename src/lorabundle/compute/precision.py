@@ -33,12 +33,21 @@ class Precision:
     activation_dtype: str
     embedding_dtype: str
     int8_kernel: str | None
-    reasons: str = field(compare=False, default="")
+    reasons: str = field(default="", compare=False, repr=False)  # they name rates and memory, which may change
 
     @property
     def is_plain(self) -> bool:
         """Whether one ordinary dtype is used throughout."""
         return self.dtype == self.compute_dtype == self.activation_dtype == self.embedding_dtype
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a run's files say of it."""
+        return {
+            "dtype": self.dtype,
+            "compute_dtype": self.compute_dtype,
+            "activation_dtype": self.activation_dtype,
+        }
 
 
 def resolve(config: Config) -> Precision:
@@ -56,7 +65,9 @@ def resolve(config: Config) -> Precision:
         compute_dtype, why_computed = activation_dtype, "as they are kept"
         if dtype != activation_dtype:
             compute_dtype, why_computed = _what_is_fastest(dtype, activation_dtype)
-    is_narrow = "bfloat16" in (dtype, activation_dtype) or (dtype != "float32" and _is_bfloat16(config))
+    is_narrow = "bfloat16" in (dtype, activation_dtype) or (
+        dtype != "float32" and _files_dtype(config) is torch.bfloat16
+    )
     return Precision(
         dtype=dtype,
         compute_dtype=compute_dtype,
@@ -75,22 +86,22 @@ def _what_is_fastest(dtype: str, activation_dtype: str) -> tuple[str, str]:
     return "int8" if is_faster else activation_dtype, f"fastest here for such weights; GFLOP/s: {measured}"
 
 
-def _is_bfloat16(config: Config) -> bool:
-    """Whether the base model's files are in bfloat16, so that keeping weights in it loses nothing."""
-    return AutoConfig.from_pretrained(config.model_dir).dtype is torch.bfloat16
+def _files_dtype(config: Config) -> torch.dtype:
+    """What the base model's files are in: nothing is lost by keeping weights in the same."""
+    return AutoConfig.from_pretrained(config.model_dir).dtype or torch.float32
 
 
 def _what_fits(config: Config, activation_dtype: str) -> tuple[str, str]:
     """The widest format of use that leaves memory to train in, and why."""
     if config.numerics == "portable":
         return "float32", "portable numerics"
-    formats, is_bfloat16 = list(BYTES), _is_bfloat16(config)
+    formats, files = list(BYTES), _files_dtype(config)
     if config.model.compute_dtype == "int8":
         formats = ["int8", "nf4"]
-    elif is_bfloat16 or activation_dtype == "bfloat16":
+    elif files is torch.bfloat16 or activation_dtype == "bfloat16":
         formats.remove("float32")
     stored = sum(file.stat().st_size for file in config.model_dir.glob("*.safetensors"))
-    weights = stored / (2 if is_bfloat16 else 4)
+    weights = stored / files.itemsize
     limit = machine.total_memory(psutil.virtual_memory().total)
     fitting = [name for name in formats if weights * BYTES[name] <= SHARE * limit.amount]
     chosen = fitting[0] if fitting else formats[-1]

@@ -28,7 +28,7 @@ from lorabundle.reporting.page import (
     Text,
 )
 from lorabundle.reporting.run_files import Results
-from lorabundle.reporting.settings_and_machine import origins, settings_tables
+from lorabundle.reporting.settings_and_machine import formats_in_words, origins, settings_tables
 
 BASELINES = {  # key -> (label, the metrics that this guess has)
     "uniform": ("Uniform guess (ln vocab)", ("loss", "perplexity")),
@@ -225,18 +225,12 @@ def model_sentence(provenance: Fields) -> Line:
 
 def formats_sentence(formats: Fields) -> str:
     """What the base model's weights were kept and multiplied in, in training and in evaluation."""
-
-    def used(stage: str) -> str:
-        fields = formats.part(stage)
-        dtype, compute_dtype, activations = (fields.text(f"{name}dtype") for name in ("", "compute_", "activation_"))
-        return f"kept in {dtype} and multiplied in {compute_dtype}, all else in {activations}"
-
-    training, evaluation = used("training"), used("evaluation")
+    training, evaluation = (formats_in_words(formats.part(stage)) for stage in ("training", "evaluation"))
     if training == evaluation:
-        return f"In training and in evaluation, its weights were {training}. Both models have the same base weights."
+        return f"Formats in training and in evaluation: {training}. Both models have the same base weights."
     return (
-        f"In training, its weights were {training}. In evaluation they were {evaluation}, which changes the losses; both models have "
-        f"the same base weights there."
+        f"Formats in training: {training}. In evaluation they were others, which changes the losses: {evaluation}. Both models have the "
+        f"same base weights there."
     )
 
 

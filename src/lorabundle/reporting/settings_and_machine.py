@@ -75,15 +75,17 @@ def probe_sentence(probe: Fields) -> str:
     return f"matrix products: {rates}; attention: {times}; for settings that are auto: {chosen}"
 
 
-def computed_in(environment: Fields) -> str:
-    """What the base model's weights were kept and multiplied in, and what everything else was computed in."""
-    dtype, compute_dtype, activations = (environment.text(f"{name}dtype") for name in ("", "compute_", "activation_"))
+def formats_in_words(facts: Fields) -> str:
+    """What a base model's weights were kept and multiplied in, and what all else was computed in."""
+    dtype, compute_dtype, activations = (facts.text(f"{name}dtype") for name in ("", "compute_", "activation_"))
     if dtype == compute_dtype == activations:
-        return f"{dtype}, {environment.text('attn_implementation')} attention"
-    return (
-        f"weights kept in {dtype} and multiplied in {compute_dtype}, all else in {activations}; "
-        f"{environment.text('attn_implementation')} attention"
-    )
+        return dtype
+    return f"weights kept in {dtype} and multiplied in {compute_dtype}, all else in {activations}"
+
+
+def computed_in(environment: Fields) -> str:
+    """The formats and the attention that a training computed in."""
+    return f"{formats_in_words(environment)}, {environment.text('attn_implementation')} attention"
 
 
 def this_run(environment: Fields, records: dict[str, Fields], fingerprint: str) -> list[Block]:

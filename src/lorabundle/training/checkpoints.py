@@ -6,7 +6,6 @@ A checkpoint's `complete.json` is written last. It has the sha256 of each of its
 import logging
 import platform
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import lorabundle
@@ -60,7 +59,7 @@ def training_fingerprint(run_config: Config, manifest: dict) -> str:
     provenance = read_json(run_config.model_dir / "provenance.json", FETCH_FIRST)
     code = {path.relative_to(PACKAGE).as_posix(): sha256_file(path) for path in training_code()}
     resolved = (
-        replace(precision.resolve(run_config), reasons=""),  # in which memory and rates are named
+        precision.resolve(run_config),
         resolve_attention(run_config.model.attn_implementation),
     )
     software = sha256_file(runtime_lock(platform.machine()))

@@ -26,7 +26,6 @@ def describe(config: Config) -> dict:
 
     `engine`, `image` and `commit` are what `docker/run.sh` found on the host and passed in the environment.
     """
-    formats = precision.resolve(config)
     return {
         "schema": 1,
         "cpu": cpu_probe.cpu_model(),
@@ -34,9 +33,7 @@ def describe(config: Config) -> dict:
         "memory_bytes": total_memory_bytes(),
         "threads": torch.get_num_threads(),
         "numerics": config.numerics,
-        "dtype": formats.dtype,
-        "compute_dtype": formats.compute_dtype,
-        "activation_dtype": formats.activation_dtype,
+        **precision.resolve(config).facts,
         "attn_implementation": resolve_attention(config.model.attn_implementation),
         "probe": cpu_probe.decision(),
         "engine": os.environ.get("LORABUNDLE_ENGINE", "none (run by hand)"),

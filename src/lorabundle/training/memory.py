@@ -143,6 +143,8 @@ def cheaper(config: Config) -> Iterator[tuple[str, Config]]:
     setting = f"train.gradient_checkpointing=true train.max_tokens={smallest}"
     saving = _with(config, "train", gradient_checkpointing=True, max_tokens=smallest)
     yield setting, saving
+    if config.numerics == "portable":  # which is float32
+        return
     formats = list(BYTES)
     for dtype in formats[formats.index(precision.resolve(config).dtype) + 1 :]:
         yield f"model.dtype={dtype} {setting}", _with(saving, "model", dtype=dtype)

@@ -24,7 +24,7 @@ def resolved(saved_tiny, monkeypatch):
         path = config.model_dir / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": files}))
         size = sum(file.stat().st_size for file in config.model_dir.glob("*.safetensors"))
-        wide = size * (2 if files == "bfloat16" else 1)
+        wide = size * (1 if files == "float32" else 2)
         monkeypatch.setattr(machine, "total_memory", lambda physical: machine.Limit(memory * wide, "of a test"))
         return precision.resolve(config)
 
@@ -42,6 +42,8 @@ def names(formats: precision.Precision) -> tuple[str, str, str, str]:
         ([], {}, ("float32", "float32", "float32", "float32")),
         ([], {"rates": AMX}, ("bfloat16",) * 4),
         ([], {"files": "bfloat16"}, ("bfloat16", "float32", "float32", "bfloat16")),  # wider would hold nothing more
+        ([], {"files": "float16"}, ("float32",) * 4),  # bfloat16 would lose some of its digits
+        ([], {"files": "float16", "memory": 1.5}, ("bfloat16", "float32", "float32", "bfloat16")),
         ([], {"memory": 1.5}, ("bfloat16", "float32", "float32", "bfloat16")),
         ([], {"memory": 0.6}, ("int8", "float32", "float32", "float32")),
         ([], {"memory": 0.6, "rates": VNNI}, ("int8", "int8", "float32", "float32")),

@@ -149,13 +149,13 @@ def test_formats_of_training_and_evaluation():
     int8 = {"dtype": "int8", "compute_dtype": "int8", "activation_dtype": "float32"}
     same = formats_sentence(Fields({"training": int8, "evaluation": int8}, "metrics.json"))
     assert same == (
-        "In training and in evaluation, its weights were kept in int8 and multiplied in int8, all else in float32. Both models have "
-        "the same base weights."
+        "Formats in training and in evaluation: weights kept in int8 and multiplied in int8, all else in float32. Both models have the "
+        "same base weights."
     )
     wide = dict.fromkeys(int8, "float32")
     other = formats_sentence(Fields({"training": int8, "evaluation": wide}, "metrics.json"))
-    assert "In training, its weights were kept in int8 and multiplied in int8" in other
-    assert "In evaluation they were kept in float32 and multiplied in float32, all else in float32, which" in other
+    assert "Formats in training: weights kept in int8 and multiplied in int8, all else in float32." in other
+    assert "In evaluation they were others, which changes the losses: float32." in other
 
 
 def test_every_metric_has_a_column_and_an_explanation(metrics):

@@ -80,4 +80,4 @@ def test_formats_that_differ_are_all_named():
         "attn_implementation": "sdpa",
     }
     said = computed_in(Fields(environment, "environment.json"))
-    assert said == "weights kept in int8 and multiplied in int8, all else in float32; sdpa attention"
+    assert said == "weights kept in int8 and multiplied in int8, all else in float32, sdpa attention"

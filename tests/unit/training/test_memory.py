@@ -95,6 +95,14 @@ def test_a_change_of_the_result_is_named_and_not_made(saved_tiny, monkeypatch):
         memory.fit(saved_tiny("train.fit=auto", "train.per_device_train_batch_size=30"), rows, 0, 1)
 
 
+def test_portable_is_not_told_to_keep_weights_in_less(saved_tiny):
+    """That would be refused."""
+    settings = [setting for setting, _ in memory.cheaper(saved_tiny("numerics=portable"))]
+    assert settings[-1] == "train.gradient_checkpointing=true train.max_tokens=128"
+    kept = [setting.split()[0] for setting, _ in memory.cheaper(saved_tiny())][-3:]
+    assert kept == ["model.dtype=bfloat16", "model.dtype=int8", "model.dtype=nf4"]
+
+
 def test_table_adds_up():
     lines = memory.table(
         {"base weights": 1_500_000_000, "activations": 250_000_000}, Limit(2_000_000_000, "here")

@@ -63,7 +63,7 @@ def resolve(config: Config) -> Precision:
         dtype, why_kept = _what_fits(config, activation_dtype)
     if compute_dtype == "auto":
         compute_dtype, why_computed = activation_dtype, "as they are kept"
-        if dtype != activation_dtype:
+        if asked.dtype != "float32" and config.numerics == "fast":
             compute_dtype, why_computed = _what_is_fastest(dtype, activation_dtype)
     is_narrow = "bfloat16" in (dtype, activation_dtype) or (
         dtype != "float32" and _files_dtype(config) is torch.bfloat16
@@ -82,8 +82,8 @@ def _what_is_fastest(dtype: str, activation_dtype: str) -> tuple[str, str]:
     """The products for weights kept in `dtype`, and why: in int8 only if they are kept in it, because that changes results."""
     rates = cpu_probe.decision()["gflops"]
     is_faster = dtype == "int8" and rates["int8"] > cpu_probe.CLEARLY * rates[activation_dtype]
-    measured = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
-    return "int8" if is_faster else activation_dtype, f"fastest here for such weights; GFLOP/s: {measured}"
+    measured = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items() if dtype == "int8" or name != "int8")
+    return "int8" if is_faster else activation_dtype, f"fastest here; GFLOP/s: {measured}"
 
 
 def _files_dtype(config: Config) -> torch.dtype:

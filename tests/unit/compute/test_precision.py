@@ -86,9 +86,11 @@ def test_portable_is_float32_whatever_fits(resolved, files, memory):
 def test_the_log_says_why(resolved):
     reasons = resolved("model.dtype=int8", rates=VNNI).reasons
     assert reasons == (
-        "weights kept in int8 (as the config says), multiplied in int8 (fastest here for such weights; GFLOP/s: float32 340, "
+        "weights kept in int8 (as the config says), multiplied in int8 (fastest here; GFLOP/s: float32 340, "
         "bfloat16 60, int8 900)"
     )
+    assert resolved().reasons.endswith("multiplied in float32 (fastest here; GFLOP/s: float32 180, bfloat16 20)")
+    assert resolved("model.dtype=float32").reasons.endswith("multiplied in float32 (as they are kept)")
     reasons = resolved(memory=0.6).reasons
     size = sum(file.stat().st_size for file in Path("data/models/tiny").glob("*.safetensors"))
     assert f"weights kept in int8 ({size / 4e9:.1f} of {0.6 * size / 1e9:.1f} GB of a test)" in reasons

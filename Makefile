@@ -71,7 +71,7 @@ STAGES := $(RUN)/stages
 SECTIONS := $(RUN)/.sections
 
 # One for each architecture, because torch's CPU builds differ
-LOCKS := docker/requirements.lock docker/requirements-aarch64.lock
+LOCKS := docker/requirements.lock docker/requirements-aarch64.lock docker/openmp.lock
 WHEELS := docker/wheels/.complete
 VENV := .venv/.complete
 DEV := .venv/.dev-complete

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Download every locked file, on the host, and check its sha256:
-#   docker/wheels/     what the image or .venv installs (requirements.lock, and dev.lock if asked: download.sh dev)
+#   docker/wheels/     what the image or .venv installs (requirements.lock, openmp.lock, and dev.lock if asked: download.sh dev)
 #   data/raw/wheels/   wheels that are read as data (assets.lock)
 # For CPython 3.11 on the Linux that ENGINE runs, x86-64 or aarch64, whatever Python downloads them.
 # Needs python3 with pip 20.3 or later, or a container engine, whose base image has them.
@@ -87,6 +87,7 @@ download docker/wheels "$torch" --retries 1 \
     || download docker/wheels "$torch" --extra-index-url "${TORCH_INDEX:?}" \
     || explain "$lock (torch)"
 download docker/wheels "$lock" || explain "$lock"
+download docker/wheels docker/openmp.lock || explain docker/openmp.lock
 download data/raw/wheels docker/assets.lock || explain docker/assets.lock
 if [ "${1:-}" = dev ]; then
     download docker/wheels docker/dev.lock || explain docker/dev.lock

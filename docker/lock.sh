@@ -46,6 +46,24 @@ for line in Path("requirements.lock").read_text().splitlines():
 Path("requirements-aarch64.lock").write_text("\n".join(["# For Linux on aarch64, made from requirements.lock"] + lines) + "\n")
 END
 
+# Of the OpenMP runtime's wheel, the file for each architecture
+for cpu in x86_64 aarch64; do
+    "$python" -m pip install --quiet --dry-run --no-deps --ignore-installed --report "$work/openmp-$cpu" --target "$work" \
+        $(wheels_for "$cpu") --requirement openmp.in
+done
+"$python" - "$work"/openmp-* > openmp.lock.new << 'END'
+import json, sys
+from pathlib import Path
+
+found = [json.loads(Path(report).read_text())["install"][0] for report in sys.argv[1:]]
+print("# Made by `make lock` from openmp.in, for x86-64 and aarch64: a wheel of which one file is used.")
+print(f"{found[0]['metadata']['name'].lower()}=={found[0]['metadata']['version']}", end="")
+for item in found:
+    print(f" \\\n    --hash=sha256:{item['download_info']['archive_info']['hashes']['sha256']}", end="")
+print("\n    # via -r openmp.in")
+END
+mv openmp.lock.new openmp.lock
+
 # The assets are data: their own dependencies do not matter, and pip-compile cannot leave those out.
 "$python" -m pip install --quiet --dry-run --no-deps --ignore-installed --report - -r assets.in | "$python" -c '
 import json, sys

@@ -26,6 +26,11 @@ install_locked() {
     lock=$(of_architecture "$(architecture)" requirements)
     "${pip[@]}" --requirement <(awk '/^setuptools==/ {on = 1} on {print} on && !/\\$/ {exit}' "$lock")
     "${pip[@]}" --requirement "$lock"
+    local folder
+    folder=$("$1" -c 'import sys; print(sys.prefix)')/openmp
+    "${pip[@]}" --no-deps --target "$folder" --requirement openmp.lock
+    mv "$folder/numba/openmp/libs/openmp/lib/libomp.so" "$folder"
+    find "$folder" -mindepth 1 -maxdepth 1 ! -name libomp.so ! -name '*.dist-info' -exec rm -r {} +
 }
 
 # install_dev PYTHON: the tools of the tests, on top
@@ -46,7 +51,7 @@ setup_image() {
     if [ "$purpose" = dev ]; then
         start=$(sed -n 2p ".image-$engine") start=${start%%,*}
     fi
-    image=lorabundle${purpose:+-dev}:$(cat Dockerfile "$(of_architecture "$(architecture "$engine")" requirements)" ${purpose:+dev.lock} setup.sh <(echo "$start ${base%% *}") | sha256 | cut -c1-16)
+    image=lorabundle${purpose:+-dev}:$(cat Dockerfile "$(of_architecture "$(architecture "$engine")" requirements)" openmp.lock ${purpose:+dev.lock} setup.sh <(echo "$start ${base%% *}") | sha256 | cut -c1-16)
     echo "[image] building $image with $engine on ${base%% *}"
     "$engine" build --quiet --network=none --build-arg "BASE=${base%% *}" --build-arg "START=$start" --build-arg "PURPOSE=$purpose" --tag "$image" . 2>&1 > /dev/null \
         | { grep -vE 'DEPRECATED|buildx|^$' >&2 || true; } # hides the classic builder's advice to install another one

@@ -253,16 +253,19 @@ def test_dataset_that_has_not_been_fetched(hub_dataset, tiny_config):
 # --- docker/download.sh ---------------------------------------------------------------------------------------------
 
 
+LOCKED = {"requirements.lock": "torch", "openmp.lock": "openmp", "assets.lock": "toy"}
+
+
 @pytest.fixture
 def downloads(tmp_path):
-    """A project whose locks name two toy wheels, and a folder that offers them: (run, offer, lock)."""
+    """A project whose locks name three toy wheels, and a folder that offers them: (run, offer, lock)."""
     (tmp_path / "docker").mkdir()
     for name in ("download.sh", "host.sh"):
         shutil.copy(ROOT / "docker" / name, tmp_path / "docker")
     offer = tmp_path / "offer"
     offer.mkdir()
     hashes = {}
-    for name in ("torch", "toy"):
+    for name in ("torch", "openmp", "toy"):
         wheel = offer / f"{name}-1.0-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -270,9 +273,10 @@ def downloads(tmp_path):
             archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
         hashes[name] = sha256_file(wheel)
 
-    def lock(torch: str = hashes["torch"], toy: str = hashes["toy"]) -> None:
-        (tmp_path / "docker/requirements.lock").write_text(f"torch==1.0 \\\n    --hash=sha256:{torch}\n")
-        (tmp_path / "docker/assets.lock").write_text(f"toy==1.0 \\\n    --hash=sha256:{toy}\n")
+    def lock(**other: str) -> None:
+        for file, name in LOCKED.items():
+            text = f"{name}==1.0 \\\n    --hash=sha256:{other.get(name, hashes[name])}\n"
+            (tmp_path / "docker" / file).write_text(text)
 
     def run(**environment: str) -> subprocess.CompletedProcess:
         settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -290,13 +294,14 @@ def test_download(downloads, tmp_path):
     finished = run(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(offer))
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "docker/wheels/torch-1.0-py3-none-any.whl").is_file()
+    assert (tmp_path / "docker/wheels/openmp-1.0-py3-none-any.whl").is_file()
     assert (tmp_path / "data/raw/wheels/toy-1.0-py3-none-any.whl").is_file()
 
 
-@pytest.mark.parametrize("lock_name", ["requirements.lock", "assets.lock"])
+@pytest.mark.parametrize("lock_name", LOCKED)
 def test_download_with_another_hash_than_the_locks(downloads, tmp_path, lock_name):
     run, offer, lock = downloads
-    lock(**{"torch" if lock_name == "requirements.lock" else "toy": "0" * 64})
+    lock(**{LOCKED[lock_name]: "0" * 64})
     finished = run(PIP_NO_INDEX="1", PIP_FIND_LINKS=str(offer))
     assert finished.returncode == 2
     assert finished.stderr.startswith("fetch: error: a downloaded file does not have the sha256")

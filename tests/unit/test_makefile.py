@@ -75,6 +75,7 @@ def project(tmp_path, monkeypatch):
     for name in (
         "requirements.lock",
         "requirements-aarch64.lock",
+        "openmp.lock",
         "assets.lock",
         "download.sh",
         "setup.sh",

@@ -4,6 +4,8 @@ They replace the `forward` of a model's modules. Parameters and their names do n
 in PEFT's own format. Modules that are not covered here (dropout, other adapter types) keep their own forward.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,82 +13,113 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch.nn.functional import cross_entropy, log_softmax, pad, silu
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
-from transformers.models.phi3.modeling_phi3 import Phi3MLP, Phi3RMSNorm
+from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3MLP, Phi3RMSNorm
 
+from lorabundle.compute import packing
 from lorabundle.compute.frozen_linear import input_gradient, is_frozen, product
 
 HEAD_ROWS = 256  # response tokens whose logits are in memory at a time: 256 x 49,152 x 4 bytes = 50 MB
 HEAD_MULTIPLE = 32  # their number is rounded up to a multiple of it (see packing.TOKENS_MULTIPLE)
 
 
-class LoraLinear(torch.autograd.Function):
-    """y = x W' + s (x A') B' (Hu et al. 2021, arXiv 2106.09685), with W frozen: x (..., in) -> (..., out).
+class Elementwise:
+    """A cheap function of a layer's input, whose result is computed again in the backward pass instead of kept."""
 
-    W (out, in) is the weight of `base`. A (r, in) and B (out, r) are float32 and are used in x's dtype; their gradients
-    are float32 again.
+    def result(self, x: torch.Tensor) -> torch.Tensor:
+        """The function of x (..., size)."""
+        return x
+
+    def gradient(self, x: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
+        """The gradient of x, given x and the result's."""
+        return dy
+
+
+@dataclass(frozen=True)
+class RmsNorm(Elementwise):
+    """x / sqrt(mean(x^2) + eps) * weight, in float32 inside, with a frozen weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    weight: torch.Tensor
+    eps: float
+
+    def result(self, x):
+        """See `Elementwise`."""
+        wide = x.float()
+        return (wide * self._scale(wide)).to(x.dtype).mul_(self.weight)
+
+    def gradient(self, x, dy):
+        """See `Elementwise`."""
+        wide, dy = x.float(), (dy * self.weight).float()
+        scale = self._scale(wide)
+        share = (dy * wide).mean(-1, keepdim=True).mul_(scale.square())
+        return dy.addcmul_(wide, share, value=-1).mul_(scale).to(x.dtype)
+
+    def _scale(self, wide: torch.Tensor) -> torch.Tensor:
+        return wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+
+
+class SwiGlu(Elementwise):
+    """silu(gate) * up of (gate, up), stacked (..., 2 x size) -> (..., size) (Shazeer 2020, arXiv 2002.05202)."""
+
+    def result(self, x):
+        """See `Elementwise`."""
+        gate, up = x.chunk(2, dim=-1)
+        return silu(gate).mul_(up)
+
+    def gradient(self, x, dy):
+        """See `Elementwise`."""
+        gate, up = x.chunk(2, dim=-1)
+        result = torch.empty_like(x)
+        dgate, dup = result.chunk(2, dim=-1)
+        torch.mul(silu(gate), dy, out=dup)
+        torch.ops.aten.silu_backward.grad_input(dy * up, gate, grad_input=dgate)
+        return result
+
+
+IDENTITY = Elementwise()
+
+
+class Apply(torch.autograd.Function):
+    """An `Elementwise` function of x. Keeps x."""
+
+    @staticmethod
+    def forward(ctx, x, function):
+        ctx.function = function
+        ctx.save_for_backward(x)
+        return function.result(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.function.gradient(*ctx.saved_tensors, gradient), None
+
+
+class LoraLinear(torch.autograd.Function):
+    """y = f(x) W' + s (f(x) A') B' (Hu et al. 2021, arXiv 2106.09685), with W frozen: x (..., in) -> (..., out). Keeps x.
+
+    `before` is f. W (out, in) is the weight of `base`. A (r, in) and B (out, r) are float32 and are used in x's dtype; their
+    gradients are float32 again.
     """
 
     @staticmethod
-    def forward(ctx, x, base, lora_a, lora_b, scaling):
-        rows, a, b = x.flatten(0, -2), lora_a.to(x.dtype), lora_b.to(x.dtype)
+    def forward(ctx, x, before, base, lora_a, lora_b, scaling):
+        rows, a, b = before.result(x).flatten(0, -2), lora_a.to(x.dtype), lora_b.to(x.dtype)
         low = rows @ a.T
         y = product(base, rows).addmm_(low, b.T, alpha=scaling)
-        ctx.save_for_backward(rows, low, a, b)
-        ctx.base, ctx.scaling = base, scaling
+        ctx.save_for_backward(x, low, a, b)
+        ctx.before, ctx.base, ctx.scaling = before, base, scaling
         return y.unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx, gradient):
-        rows, low, a, b = ctx.saved_tensors
+        x, low, a, b = ctx.saved_tensors
         dy = gradient.flatten(0, -2)
         dlow = (dy @ b).mul_(ctx.scaling)
-        da = (dlow.T @ rows).float()
+        da = (dlow.T @ ctx.before.result(x).flatten(0, -2)).float()
         db = (low.T @ dy).T.float().mul_(ctx.scaling)  # in this order: dy.T @ low takes twice as long
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = input_gradient(ctx.base, dy).addmm_(dlow, a).unflatten(0, gradient.shape[:-1])
-        return dx, None, da, db, None
-
-
-class RmsNorm(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * weight, in float32 inside, with a frozen weight (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        wide = x.float()
-        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight, scale = ctx.saved_tensors
-        wide, dy = x.float(), (gradient * weight).float()
-        share = (dy * wide).mean(-1, keepdim=True).mul_(scale.square())
-        return dy.addcmul_(wide, share, value=-1).mul_(scale).to(x.dtype), None, None
-
-
-class SwiGlu(torch.autograd.Function):
-    """silu(gate) * up of (gate, up), stacked (..., 2 x size) -> (..., size) (Shazeer 2020, arXiv 2002.05202).
-
-    Keeps only its input for the backward pass.
-    """
-
-    @staticmethod
-    def forward(ctx, stacked):
-        ctx.save_for_backward(stacked)
-        gate, up = stacked.chunk(2, dim=-1)
-        return silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (stacked,) = ctx.saved_tensors
-        gate, up = stacked.chunk(2, dim=-1)
-        result = torch.empty_like(stacked)
-        dgate, dup = result.chunk(2, dim=-1)
-        torch.mul(silu(gate), gradient, out=dup)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=dgate)
-        return result
+            drows = input_gradient(ctx.base, dy).addmm_(dlow, a)
+            dx = ctx.before.gradient(x, drows.unflatten(0, gradient.shape[:-1]))
+        return dx, None, None, da, db, None
 
 
 class ResponseNats(torch.autograd.Function):
@@ -128,11 +161,15 @@ def fuse(model: PreTrainedModel) -> None:
     """Make the modules of `model`, with its adapter attached, compute through the functions above where these cover them."""
     for module in model.modules():
         if isinstance(module, PeftLinear) and covered(module):
-            module.forward = partial(_lora_forward, module, module.active_adapters[0])
+            module.forward = partial(_lora_forward, module)
         elif isinstance(module, Phi3RMSNorm):
-            module.forward = partial(_norm_forward, module)
+            module.forward = _applied(RmsNorm(module.weight, module.variance_epsilon))
         elif isinstance(module, Phi3MLP) and isinstance(module.activation_fn, SiLUActivation):
             module.forward = partial(_mlp_forward, module)
+    for layer in model.modules():
+        if isinstance(layer, Phi3DecoderLayer) and layer.hidden_size >= packing.RECOMPUTE_FROM:
+            _join(layer.input_layernorm, layer.self_attn.qkv_proj)
+            _join(layer.post_attention_layernorm, layer.mlp.gate_up_proj)
 
 
 def unfuse(model: PreTrainedModel) -> None:
@@ -150,14 +187,29 @@ def covered(layer: PeftLinear) -> bool:
     return is_frozen(layer.base_layer) and dropout and name not in layer.lora_variant and not layer.lora_bias[name]
 
 
-def _lora_forward(layer, name, x):
+def _lora_forward(layer, x, before=IDENTITY):
+    name = layer.active_adapters[0]
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return LoraLinear.apply(x, layer.base_layer, a, b, layer.scaling[name])
+    return LoraLinear.apply(x, before, layer.base_layer, a, b, layer.scaling[name])
 
 
-def _norm_forward(norm, x):
-    return RmsNorm.apply(x, norm.weight, norm.variance_epsilon)
+def _applied(function: Elementwise) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: Apply.apply(x, function)
+
+
+def _is_fused(linear: torch.nn.Module) -> bool:
+    return isinstance(linear, PeftLinear) and "forward" in vars(linear)
+
+
+def _join(norm: Phi3RMSNorm, linear: torch.nn.Module) -> None:
+    """Compute the norm in the layer that takes its result, if that one is fused."""
+    if _is_fused(linear):
+        norm.forward = lambda x: x
+        linear.forward = partial(_lora_forward, linear, before=RmsNorm(norm.weight, norm.variance_epsilon))
 
 
 def _mlp_forward(mlp, x):
-    return mlp.down_proj(SwiGlu.apply(mlp.gate_up_proj(x)))
+    stacked = mlp.gate_up_proj(x)
+    if _is_fused(mlp.down_proj) and mlp.config.hidden_size >= packing.RECOMPUTE_FROM:
+        return mlp.down_proj(stacked, before=SwiGlu())
+    return mlp.down_proj(Apply.apply(stacked, SwiGlu()))

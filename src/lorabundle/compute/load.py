@@ -61,7 +61,9 @@ def _one_by_one(folder: Path, formats: Precision, attn_implementation: str) -> t
     embeddings = model.get_input_embeddings(), model.get_output_embeddings()
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            names = list(tensors.keys())
+            names = sorted(
+                tensors.keys()
+            )  # in the files' own order, which differs each time, the heap kept up to 6 GB of holes
         for name in names:
             path, _, leaf = name.rpartition(".")
             if empty.pop(name, None) is None:
@@ -93,7 +95,7 @@ def _linear(weight: torch.Tensor, formats: Precision) -> FrozenLinear:
     if formats.dtype == "int8":
         return Int8Linear(weight, kernel)
     if formats.dtype == "nf4":
-        return Nf4Linear(weight.to(getattr(torch, formats.activation_dtype)), kernel)
+        return Nf4Linear(weight, kernel)
     return WideLinear(weight.to(getattr(torch, formats.dtype), copy=True))
 
 

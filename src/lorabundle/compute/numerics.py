@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from lorabundle.compute.fused import RmsNorm, SwiGlu
+from lorabundle.compute.fused import Apply, RmsNorm, SwiGlu
 from lorabundle.core.config import NUMERICS, Config
 from lorabundle.core.errors import NumericsError
 from lorabundle.core.files import read_json, sha256_bytes
@@ -153,8 +153,8 @@ def fingerprints() -> dict[str, str]:
         "cross entropy": lambda: gradients(lambda x: functional.cross_entropy(x, labels, reduction="none"), wide),
         "scaled dot product attention": lambda: gradients(functional.scaled_dot_product_attention, *heads),
         "SiLU": lambda: gradients(functional.silu, wide),
-        "SwiGLU": lambda: gradients(SwiGlu.apply, wide),
-        "RMS norm": lambda: gradients(lambda x: RmsNorm.apply(x, torch.ones(576), 1e-5), numbers(160, 576)),
+        "SwiGLU": lambda: gradients(lambda x: Apply.apply(x, SwiGlu()), wide),
+        "RMS norm": lambda: gradients(lambda x: Apply.apply(x, RmsNorm(torch.ones(576), 1e-5)), numbers(160, 576)),
         "mean": lambda: gradients(lambda x: x.mean(dim=-1), wide),
         "exp": lambda: [wide.exp()],
         "log": lambda: [positive.log()],

@@ -22,6 +22,10 @@ ROWS_PER_GROUP = 4  # rows of similar length that attention pads to one; 2 and 8
 TOKENS_MULTIPLE, LENGTH_MULTIPLE = 64, 16  # of a pack; of a group's rows
 SDPA_FROM = 1024  # tokens of a row from which the fused attention is always used: the other keeps length^2 weights
 
+# Hidden size from which what is cheap beside the products is computed again in the backward pass instead of kept (norms, SwiGLU,
+# attention): less than half is kept. At 576 that takes 9 % more time; the larger the size, the smaller the share (EPYC Zen 3)
+RECOMPUTE_FROM = 1024
+
 
 @dataclass(frozen=True)
 class Group:
@@ -194,20 +198,51 @@ def _attend(
 
     Returns the output (1, tokens, heads, head size), and None for the weights.
     """
+    attend = partial(_attend_in_groups, core, packed, scaling, sliding_window, dropout)
+    if dropout or module.config.hidden_size < RECOMPUTE_FROM:
+        output = attend(query[0], key[0], value[0])
+    else:
+        output = _Recomputed.apply(
+            attend, query[0], key[0], value[0].clone()
+        )  # a copy, or queries and keys are kept with it
+    return output.transpose(0, 1)[None], None
+
+
+class _Recomputed(torch.autograd.Function):
+    """attend(queries, keys, values), which keeps these three for the backward pass and computes again what is between.
+
+    That is less than half of what autograd would keep: copies with padding and with the shared tokens, and weights.
+    """
+
+    @staticmethod
+    def forward(ctx, attend, *states):
+        ctx.attend = attend
+        ctx.save_for_backward(*states)
+        return attend(*states)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        states = [kept.detach().requires_grad_() for kept in ctx.saved_tensors]
+        with torch.enable_grad():
+            output = ctx.attend(*states)
+        return None, *torch.autograd.grad(output, states, gradient)
+
+
+def _attend_in_groups(core, packed, scaling, sliding_window, dropout, *states):
+    """Attention for queries (heads, tokens, head size), keys and values (key heads, tokens, head size); output as queries."""
     sizes = [group.num_rows * group.length for group in packed.groups]
-    parts = [_Pad.apply(states[0], packed).split(sizes, dim=1) for states in (query, key, value)]
+    parts = [_Pad.apply(state, packed).split(sizes, dim=1) for state in states]
     outputs, shared = [], ()
     for group, queries, keys, values in zip(packed.groups, *parts, strict=True):
         if group.shared_tokens:
             keys, values = (_after_shared(*pair, group) for pair in zip(shared, (keys, values), strict=True))
         else:
             shared = keys, values
-            keys, values = (_rows(states, group) for states in shared)
+            keys, values = (_rows(part, group) for part in shared)
         attend = CORES["sdpa" if group.length >= SDPA_FROM else core]
-        hidden = mask(group, sliding_window, query.dtype)
+        hidden = mask(group, sliding_window, queries.dtype)
         outputs.append(attend(_rows(queries, group), keys, values, hidden, scaling, dropout).flatten(1, 2))
-    output = _Unpad.apply(torch.cat(outputs, dim=1), packed)
-    return output.transpose(0, 1)[None], None
+    return _Unpad.apply(torch.cat(outputs, dim=1), packed)
 
 
 def _rows(states: torch.Tensor, group: Group) -> torch.Tensor:

@@ -11,6 +11,7 @@ PIN = re.compile(
     r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)(?P<hashes>(?:\s*\\?\s+--hash=sha256:[0-9a-f]{64})+)", re.M
 )
 
+OPENMP_LOCK = Path("docker/openmp.lock")  # a wheel whose library takes the place of torch's OpenMP runtime
 RUNTIME_LOCKS = {"x86_64": Path("docker/requirements.lock"), "aarch64": Path("docker/requirements-aarch64.lock")}
 
 

@@ -51,8 +51,8 @@ def completeness(run: FinishedRun, packages: list[Package]) -> list[Item]:
             "Dependencies",
             "Are the dependencies listed?",
             YES,
-            f"`{run.runtime_lock}` pins {len(packages)} packages with the sha256 of each file. `make image` installs "
-            f"only these.",
+            f"`{run.runtime_lock}` and `docker/openmp.lock` pin {len(packages)} packages with the sha256 of each file. "
+            f"`make image` installs only these.",
         ),
         Item(
             "Training code",

@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).parent / "templates" / f"{NAME}.jinja"
 UNKNOWN = "unknown: none stated"
 # What pip-compile notes below a pin: `# via name`, or one name a line
 VIA = re.compile(r"^    #(?: via|  ) +(\S+)", re.M)
-ASKED = "-r"  # `-r requirements.in`
+ASKED = "-r"  # `-r requirements.in` or `-r openmp.in`
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Package:
     name: str
     version: str
     sha256: set[str]  # one for each file that may be installed
-    needed_by: list[str]  # other packages, and ASKED if docker/requirements.in names it
+    needed_by: list[str]  # other packages, and ASKED if docker/*.in names it
     licences: list[str]
 
     @property
@@ -40,10 +40,10 @@ class Package:
 
 
 def locked_packages(lock: Path, stated: dict[str, list[str]]) -> list[Package]:
-    """The packages of a run-time lock, by name.
+    """The packages of a lock, by name.
 
     Args:
-        lock: the lock of the machine that trained.
+        lock: of the machine that trained, or of its OpenMP runtime.
         stated: the licences that the packages there state (`environment.json`), which can differ from those installed here.
     """
     needed_by = _needed_by(require(lock, "Restore it with git.").read_text(encoding="utf-8"))

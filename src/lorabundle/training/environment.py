@@ -2,7 +2,8 @@
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, metadata, version
+import sys
+from importlib.metadata import distributions, version
 
 import torch
 
@@ -10,7 +11,7 @@ from lorabundle.compute import cpu_probe, precision
 from lorabundle.compute.load import resolve_attention
 from lorabundle.core import machine
 from lorabundle.core.config import Config
-from lorabundle.core.locks import read_lock, runtime_lock
+from lorabundle.core.locks import OPENMP_LOCK, read_lock, runtime_lock
 from lorabundle.core.package_licence import stated_licences
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "tokenizers", "numpy")
@@ -42,13 +43,13 @@ def describe(config: Config) -> dict:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "licences": {name: licences(name) for name in read_lock(runtime_lock(platform.machine()))},
+        "licences": {
+            name: licences(name) for lock in (runtime_lock(platform.machine()), OPENMP_LOCK) for name in read_lock(lock)
+        },
     }
 
 
 def licences(package: str) -> list[str]:
     """What an installed package states; [] also if it is not installed, as when this is run by hand in another environment."""
-    try:
-        return stated_licences(metadata(package))
-    except PackageNotFoundError:
-        return []
+    found = next(distributions(name=package, path=[*sys.path, f"{sys.prefix}/openmp"]), None)
+    return [] if found is None else stated_licences(found.metadata)

@@ -91,11 +91,13 @@ def states_one_by_one(model, rows: list[dict]) -> torch.Tensor:
     return torch.cat(states)
 
 
+@pytest.mark.parametrize("recompute_from", [0, 1024], ids=["computed again", "kept"])
 @pytest.mark.parametrize("window", [None, 4], ids=["no window", "sliding window"])
 @pytest.mark.parametrize("core", ["eager", "sdpa"])
 @pytest.mark.parametrize("shared", [0, 3])
-def test_states_and_gradients_are_those_of_single_rows(tiny_copy, shared, core, window):
+def test_states_and_gradients_are_those_of_single_rows(tiny_copy, shared, core, window, recompute_from, monkeypatch):
     """Nine rows: two full groups and one of a single row, of lengths that need padding within a group."""
+    monkeypatch.setattr(packing, "RECOMPUTE_FROM", recompute_from)
     tiny_copy.config._attn_implementation = core
     tiny_copy.config.sliding_window = window
     generator = torch.Generator().manual_seed(1)

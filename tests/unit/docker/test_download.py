@@ -22,7 +22,14 @@ esac
 def download(tmp_path, monkeypatch):
     """Run the script with a version of pip; what pip was asked is in the file `asked`."""
     (tmp_path / "docker").mkdir()
-    for name in ("download.sh", "host.sh", "requirements.lock", "requirements-aarch64.lock", "assets.lock"):
+    for name in (
+        "download.sh",
+        "host.sh",
+        "requirements.lock",
+        "requirements-aarch64.lock",
+        "openmp.lock",
+        "assets.lock",
+    ):
         (tmp_path / "docker" / name).write_bytes((ROOT / "docker" / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     place(Path("python"), PYTHON)

@@ -212,6 +212,11 @@ def test_venv_runs_with_the_locked_python_first(project):
     assert printed == f"venv {project}/src 1 -m lorabundle.train\n"
 
 
+def test_venv_runs_with_the_locked_openmp_runtime(project):
+    printed = venv_prints("echo $LD_LIBRARY_PATH $LD_PRELOAD $KMP_BLOCKTIME", LD_LIBRARY_PATH="/theirs")
+    assert printed == f"{project}/.venv/openmp:/theirs libomp.so 1\n"
+
+
 def commit(**environment: str) -> str:
     return venv_prints("echo $LORABUNDLE_COMMIT", **environment).strip()
 

@@ -13,7 +13,7 @@ def project(tmp_path, monkeypatch):
     engines.make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     Path("docker/base_image.sh").write_text("echo base:1 on the base\n")
-    for name in ("Dockerfile", "requirements.lock", "dev.lock"):
+    for name in ("Dockerfile", "requirements.lock", "openmp.lock", "dev.lock"):
         Path("docker", name).touch()
     Path("docker/.image-docker").unlink()
     answer("docker")

@@ -64,7 +64,7 @@ def test_run_on_aarch64_has_its_lock(packed):
     found = documents(packed)
     lock = Path("docker/requirements-aarch64.lock")
     assert table(found[reproduce.NAME], "Fact")[f"sha256 of {lock}"] == [sha256_file(lock)]
-    assert "## The 97 packages of docker/requirements-aarch64.lock" in found["LICENSES.md"]
+    assert "## The 98 packages of docker/requirements-aarch64.lock and docker/openmp.lock" in found["LICENSES.md"]
     assert "| `torch` | `2.10.0` | " in found["LICENSES.md"]
 
 

@@ -7,7 +7,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from lorabundle.core.files import write_json
-from lorabundle.core.locks import RUNTIME_LOCKS, read_lock
+from lorabundle.core.locks import OPENMP_LOCK, RUNTIME_LOCKS, read_lock
 from lorabundle.submission import sbom
 from tests.fake_run import metrics
 from tests.fake_submission import TOOLZ, documents, locked_hash, write_records
@@ -33,7 +33,7 @@ def sha256(component: dict) -> str:
 
 def test_every_locked_package_is_a_component_with_its_licence(bom):
     libraries = {c["name"]: c for c in bom["components"].values() if c["type"] == "library"}
-    locked = read_lock(RUNTIME_LOCKS["x86_64"])
+    locked = read_lock(RUNTIME_LOCKS["x86_64"]) | read_lock(OPENMP_LOCK)
     assert {name: c["version"] for name, c in libraries.items()} == {name: pin[0] for name, pin in locked.items()}
     assert libraries["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
     assert sha256(libraries["torch"]) in locked["torch"][1]
@@ -49,7 +49,7 @@ def test_dependencies_are_those_of_the_lock(bom):
     needs = {names.get(ref, ref): {names[need] for need in needed} for ref, needed in graph.items()}
     assert {"filelock", "jinja2", "networkx", "sympy"} <= needs["torch"]
     assert needs["sympy"] == {"mpmath"}
-    assert {"torch", "peft", "smoke LoRA adapter"} <= needs["submission"]
+    assert {"torch", "peft", "pyomp", "smoke LoRA adapter"} <= needs["submission"]
     assert "mpmath" not in needs["submission"]
     assert needs["smoke LoRA adapter"] == {"smollm2-135m-phi3", "train, validation and test split"}
     assert needs["train, validation and test split"] == {"toolz"}

@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
 from lorabundle.compute import cpu_probe
 from lorabundle.training import environment
+from tests.conftest import ROOT
 
 RATES = {"float32": 100.0, "bfloat16": 200.0, "int8": 150.0}
 DECISION = {"gflops": RATES, "int8_kernel": "int_mm", "dtype": "bfloat16", "attn_implementation": "sdpa"}
@@ -27,9 +30,43 @@ def test_environment_of_a_config(smoke, monkeypatch):
     assert facts["python"] == sys.version.split()[0]
     # Without the "+cpu": on aarch64 torch says 2.10.0+cpu of itself, and its wheel says 2.10.0
     assert facts["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert len(facts["licences"]) == 97
+    assert len(facts["licences"]) == 98
     assert facts["licences"]["transformers"] == ["Apache 2.0 License"]
     assert json.loads(json.dumps(facts)) == facts
+
+
+FOLDER = Path(sys.prefix) / "openmp"
+SAME_STEP = """
+import ctypes, torch
+from tests.conftest import random_phi3
+torch.set_num_threads(2)
+model, ids = random_phi3(), torch.arange(6 * 64).reshape(6, 64) % 16
+model(input_ids=ids, labels=ids).loss.backward()
+for weight in model.parameters():
+    print(weight.grad.double().sum().item().hex())
+address = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+for line in open("/proc/self/maps"):
+    first, last = (int(end, 16) for end in line.split()[0].split("-"))
+    if first <= address < last:
+        print(line.split("/")[-1].strip())
+"""
+
+
+def test_the_locked_openmp_runtime_takes_the_place_of_torchs_and_changes_no_byte():
+    printed = {}
+    for library in ("", "libomp.so"):
+        variables = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        variables |= {"LD_LIBRARY_PATH": str(FOLDER), "PYTHONPATH": f"{ROOT}/src:{ROOT}", "LD_PRELOAD": library}
+        finished = subprocess.run([sys.executable, "-c", SAME_STEP], env=variables, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        *printed[library], used = finished.stdout.splitlines()
+        assert used.startswith(library or "libgomp")
+    assert len(printed[""]) > 10
+    assert printed[""] == printed["libomp.so"]
+
+
+def test_licence_of_the_openmp_runtime():
+    assert environment.licences("pyomp") == ["BSD-2-Clause"]
 
 
 def test_licence_of_a_package_that_is_not_installed():

@@ -57,7 +57,7 @@ if [ -n "${THREADS:-}" ]; then settings+=(OMP_NUM_THREADS="$THREADS"); fi
 
 if [ "$engine" = venv ]; then
     # As the Dockerfile does for the image. By name, because LD_PRELOAD cannot hold a path with spaces
-    settings+=(LD_LIBRARY_PATH="$PWD/.venv/openmp${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" LD_PRELOAD=libomp.so KMP_BLOCKTIME=1)
+    settings+=(LD_LIBRARY_PATH="$PWD/.venv/openmp${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" LD_PRELOAD=libomp.so KMP_BLOCKTIME=1 KMP_TOPOLOGY_METHOD=flat)
     exec env -u RUN_DEV "${settings[@]}" PATH="$PWD/.venv/bin:$PATH" "$@"
 fi
 

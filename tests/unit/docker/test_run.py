@@ -213,8 +213,10 @@ def test_venv_runs_with_the_locked_python_first(project):
 
 
 def test_venv_runs_with_the_locked_openmp_runtime(project):
-    printed = venv_prints("echo $LD_LIBRARY_PATH $LD_PRELOAD $KMP_BLOCKTIME", LD_LIBRARY_PATH="/theirs")
-    assert printed == f"{project}/.venv/openmp:/theirs libomp.so 1\n"
+    printed = venv_prints(
+        "echo $LD_LIBRARY_PATH $LD_PRELOAD $KMP_BLOCKTIME $KMP_TOPOLOGY_METHOD", LD_LIBRARY_PATH="/theirs"
+    )
+    assert printed == f"{project}/.venv/openmp:/theirs libomp.so 1 flat\n"
 
 
 def commit(**environment: str) -> str:

@@ -24,7 +24,7 @@ SDPA_FROM = 1024  # tokens of a row from which the fused attention is always use
 
 # Hidden size from which what is cheap beside the products is computed again in the backward pass instead of kept (norms, SwiGLU,
 # attention): less than half is kept. At 576 that takes 9 % more time; the larger the size, the smaller the share (EPYC Zen 3)
-RECOMPUTE_FROM = 1024
+RECOMPUTE_FROM = 2048
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def states_one_by_one(model, rows: list[dict]) -> torch.Tensor:
     return torch.cat(states)
 
 
-@pytest.mark.parametrize("recompute_from", [0, 1024], ids=["computed again", "kept"])
+@pytest.mark.parametrize("recompute_from", [0, 2048], ids=["computed again", "kept"])
 @pytest.mark.parametrize("window", [None, 4], ids=["no window", "sliding window"])
 @pytest.mark.parametrize("core", ["eager", "sdpa"])
 @pytest.mark.parametrize("shared", [0, 3])

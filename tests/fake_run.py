@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from lorabundle.core.config import PROCESSED, SPLITS, Config
 from lorabundle.core.files import atomic_write, write_json, write_jsonl
-from lorabundle.core.locks import OPENMP_LOCK, read_lock, runtime_lock
+from lorabundle.core.locks import installed_locks, read_lock
 from lorabundle.core.strict_json import Fields
 from lorabundle.reporting.run_files import OBJECTS, RECORDED, ROWS, Results
 from lorabundle.training.environment import licences
@@ -145,7 +145,7 @@ def manifest() -> dict:
 @cache
 def installed_licences() -> dict[str, list[str]]:
     """What the locked packages that are installed here state."""
-    return {name: licences(name) for lock in (runtime_lock("x86_64"), OPENMP_LOCK) for name in read_lock(ROOT / lock)}
+    return {name: licences(name) for lock in installed_locks("x86_64") for name in read_lock(ROOT / lock)}
 
 
 def run_files() -> dict[str, dict | list]:

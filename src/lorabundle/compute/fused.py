@@ -165,11 +165,10 @@ def fuse(model: PreTrainedModel) -> None:
         elif isinstance(module, Phi3RMSNorm):
             module.forward = _applied(RmsNorm(module.weight, module.variance_epsilon))
         elif isinstance(module, Phi3MLP) and isinstance(module.activation_fn, SiLUActivation):
-            module.forward = partial(_mlp_forward, module)
+            module.forward = partial(_mlp_forward, module, _applied(SwiGlu()))
     for layer in model.modules():
         if isinstance(layer, Phi3DecoderLayer) and layer.hidden_size >= packing.RECOMPUTE_FROM:
-            _join(layer.input_layernorm, layer.self_attn.qkv_proj)
-            _join(layer.post_attention_layernorm, layer.mlp.gate_up_proj)
+            _recompute(layer)
 
 
 def unfuse(model: PreTrainedModel) -> None:
@@ -197,19 +196,27 @@ def _applied(function: Elementwise) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: Apply.apply(x, function)
 
 
-def _is_fused(linear: torch.nn.Module) -> bool:
-    return isinstance(linear, PeftLinear) and "forward" in vars(linear)
+def _unchanged(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
-def _join(norm: Phi3RMSNorm, linear: torch.nn.Module) -> None:
-    """Compute the norm in the layer that takes its result, if that one is fused."""
-    if _is_fused(linear):
-        norm.forward = lambda x: x
-        linear.forward = partial(_lora_forward, linear, before=RmsNorm(norm.weight, norm.variance_epsilon))
+def _mlp_forward(mlp, activation, x):
+    return mlp.down_proj(activation(mlp.gate_up_proj(x)))
 
 
-def _mlp_forward(mlp, x):
-    stacked = mlp.gate_up_proj(x)
-    if _is_fused(mlp.down_proj) and mlp.config.hidden_size >= packing.RECOMPUTE_FROM:
-        return mlp.down_proj(stacked, before=SwiGlu())
-    return mlp.down_proj(Apply.apply(stacked, SwiGlu()))
+def _recompute(layer: Phi3DecoderLayer) -> None:
+    """Move the norms and the activation into the linear layers that take their results, where these and they are fused."""
+    norms = (layer.input_layernorm, layer.self_attn.qkv_proj), (layer.post_attention_layernorm, layer.mlp.gate_up_proj)
+    for norm, linear in norms:
+        if _moved(RmsNorm(norm.weight, norm.variance_epsilon), linear):
+            norm.forward = _unchanged
+    if "forward" in vars(layer.mlp) and _moved(SwiGlu(), layer.mlp.down_proj):
+        layer.mlp.forward = partial(_mlp_forward, layer.mlp, _unchanged)
+
+
+def _moved(function: Elementwise, linear: torch.nn.Module) -> bool:
+    """Let a fused linear layer compute `function` of its input first; False if it is not fused."""
+    if not (isinstance(linear, PeftLinear) and "forward" in vars(linear)):
+        return False
+    linear.forward = partial(_lora_forward, linear, before=function)
+    return True

@@ -202,16 +202,16 @@ def _attend(
     if dropout or module.config.hidden_size < RECOMPUTE_FROM:
         output = attend(query[0], key[0], value[0])
     else:
-        output = _Recomputed.apply(
-            attend, query[0], key[0], value[0].clone()
-        )  # a copy, or queries and keys are kept with it
+        # A copy of the values, because they are part of a larger tensor, which would be kept whole
+        output = _Recomputed.apply(attend, query[0], key[0], value[0].clone())
     return output.transpose(0, 1)[None], None
 
 
 class _Recomputed(torch.autograd.Function):
     """attend(queries, keys, values), which keeps these three for the backward pass and computes again what is between.
 
-    That is less than half of what autograd would keep: copies with padding and with the shared tokens, and weights.
+    That is less than half of what autograd would keep: copies with padding and with the shared tokens, and weights. (Of torch's
+    `checkpoint`, one form refuses `autograd.grad`, and the other hides what it keeps from the memory estimate.)
     """
 
     @staticmethod

@@ -24,6 +24,11 @@ def runtime_lock(platform: str) -> Path:
     return RUNTIME_LOCKS["aarch64" if "aarch64" in platform else "x86_64"]
 
 
+def installed_locks(platform: str) -> tuple[Path, Path]:
+    """The locks of all that stages run with: the packages, and the OpenMP runtime. `platform` as for `runtime_lock`."""
+    return runtime_lock(platform), OPENMP_LOCK
+
+
 def read_lock(path: Path) -> dict[str, tuple[str, set[str]]]:
     """Parse a requirements lock into {package: (version, sha256 of each allowed file)}.
 

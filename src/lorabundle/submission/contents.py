@@ -13,7 +13,6 @@ from pathlib import Path
 from lorabundle.core import config
 from lorabundle.core.config import Config
 from lorabundle.core.files import require, sha256_bytes
-from lorabundle.core.locks import OPENMP_LOCK
 from lorabundle.submission import checklist, licences, reproduce, ro_crate, sbom, slsa_provenance
 from lorabundle.submission.finished_run import FinishedRun, load_finished_run
 
@@ -83,9 +82,7 @@ def packed_paths(run_config: Config) -> list[Path]:
 def documents(run: FinishedRun) -> dict[str, bytes]:
     """The documents at the top of the archive, by name."""
     stated = run.environment.part("licences")
-    packages = [
-        package for lock in (run.runtime_lock, OPENMP_LOCK) for package in licences.locked_packages(lock, stated)
-    ]
+    packages = [package for lock in run.installed_locks for package in licences.locked_packages(lock, stated)]
     texts = {
         checklist.NAME: checklist.document(run, packages),
         licences.NAME: licences.document(run, packages),

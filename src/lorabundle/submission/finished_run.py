@@ -9,7 +9,7 @@ from pathlib import Path
 from lorabundle.core.config import Config
 from lorabundle.core.errors import HashMismatchError
 from lorabundle.core.files import hash_paths, read_json
-from lorabundle.core.locks import runtime_lock
+from lorabundle.core.locks import installed_locks
 from lorabundle.core.stage import STAGES
 from lorabundle.core.strict_json import Fields
 
@@ -44,7 +44,12 @@ class FinishedRun:
     @property
     def runtime_lock(self) -> Path:
         """The lock of the packages that trained it."""
-        return runtime_lock(self.environment.text("platform"))
+        return self.installed_locks[0]
+
+    @property
+    def installed_locks(self) -> tuple[Path, Path]:
+        """The locks of all that it was trained with: these packages, and the OpenMP runtime."""
+        return installed_locks(self.environment.text("platform"))
 
     @property
     def started(self) -> str:

@@ -68,7 +68,7 @@ def dependencies(run: FinishedRun) -> list[dict]:
     """What the results were made from: source, locks, settings, model, data, image."""
     commits = {record.text("commit") for record in run.records.values()}
     found = [_source(commit) for commit in sorted(commits)]
-    found += [_file(run, path.as_posix()) for path in (run.runtime_lock, ASSETS_LOCK)]
+    found += [_file(run, path.as_posix()) for path in (*run.installed_locks, ASSETS_LOCK)]
     found += [_file(run, run.of_run("config.yaml"))]
     found += _model(run) + _data(run)
     image = re.match(r"(\S+), content sha256:([0-9a-f]{64})", run.environment.text("image"))

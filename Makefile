@@ -297,6 +297,12 @@ test-slow: $(development)
 	$(MAKE) --no-print-directory fetch ENGINE=$(engine) CONFIG=config/smoke.yaml SET=
 	$(run_dev) python -m pytest tests/slow/test_memory_measured.py -s
 
+## test-duration: compare the time estimate with measured times, on an otherwise idle machine (half an hour; QUICK=1: one)
+.PHONY: test-duration
+test-duration: $(development)
+	$(MAKE) --no-print-directory fetch ENGINE=$(engine) CONFIG=config/smoke.yaml SET=
+	$(run_dev) python -m pytest tests/slow/test_duration_measured.py -s
+
 ## test-resume: kill a training at 20 moments in each numerics mode, and resume it (ten minutes; QUICK=1: at five in each)
 .PHONY: test-resume
 test-resume: $(development)
@@ -332,6 +338,11 @@ bench: $(STAGES)/preprocess.json
 	$(if $(QUICK),,$(run) python -m tests.bench.bench_scaling --config $(CONFIG) $(if $(SET),--set $$SET))
 	$(if $(QUICK),,$(run) python -m tests.bench.bench_geometry --config $(CONFIG) $(if $(SET),--set $$SET))
 bench_arguments = --config $(CONFIG) $(if $(SET),--set $$SET) $(if $(QUICK),--quick)
+
+## bench-quality: what fewer bits cost in quality, three seeds in each pair of formats (an hour)
+.PHONY: bench-quality
+bench-quality: $(STAGES)/preprocess.json
+	$(run) python -m tests.bench.bench_quality --config $(CONFIG) $(if $(SET),--set $$SET)
 
 ## lint: check style and formatting
 .PHONY: lint

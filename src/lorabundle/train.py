@@ -27,11 +27,12 @@ from lorabundle.core.config import Config
 from lorabundle.core.files import atomic_dir, read_json, write_json
 from lorabundle.core.stage import Artifacts, run_stage
 from lorabundle.model.architecture import check_architecture, check_unchanged, load_tokenizer
-from lorabundle.training import checkpoints, environment, memory, step
+from lorabundle.training import checkpoints, duration, environment, memory, step
 from lorabundle.training.callbacks import TrainingLog
+from lorabundle.training.duration import Duration
 from lorabundle.training.model_card import model_card
 from lorabundle.training.reload_check import plain_logits, reload_in_new_process
-from lorabundle.training.trainer import LoraTrainer, largest_rows, sft_config
+from lorabundle.training.trainer import LoraTrainer, sft_config, training_passes
 
 log = logging.getLogger("lorabundle.train")
 
@@ -47,7 +48,9 @@ def run(requested: Config) -> Artifacts:
     manifest = read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
     check_unchanged(requested.model_dir)
     check_architecture(requested.model_dir)
-    splits = {n: load_from_disk(config.PROCESSED / n).select_columns(["input_ids", "labels"]) for n in ("train", "val")}
+    splits = {
+        name: load_split(name) for name in ("train", "val", "test")
+    }  # of "test", only how long it will take is asked
     model_config = AutoConfig.from_pretrained(requested.model_dir)
     shared_tokens = step.count_sharable_tokens(model_config, requested.lora.lora_dropout, splits["train"])
     fitting = fit_memory(requested, splits["train"], shared_tokens)
@@ -55,6 +58,8 @@ def run(requested: Config) -> Artifacts:
     fingerprint = checkpoints.training_fingerprint(fitting, manifest)
     checkpoint = checkpoints.last_checkpoint(fitting, fingerprint)
     trainer = make_trainer(fitting, splits, shared_tokens, fingerprint)
+    expected = estimate_time(trainer, fitting, splits, checkpoint)
+    trainer.add_callback(TrainingLog(fitting.run_dir / "train_log.jsonl", expected))
     train_or_resume(trainer, checkpoint)
     save_adapter(trainer.model, fitting, model_card(requested, manifest, last_val_loss(trainer.state)))
 
@@ -73,13 +78,19 @@ def run(requested: Config) -> Artifacts:
     )
 
 
+def load_split(name: str) -> Dataset:
+    """A split's "input_ids" and "labels"."""
+    return load_from_disk(config.PROCESSED / name).select_columns(["input_ids", "labels"])
+
+
 def fit_memory(requested: Config, rows: Dataset, shared_tokens: int) -> Config:
     """The config to train with, which fits into the free memory. Writes `environment.json`.
 
     Raises:
         MemoryExhaustedError: there is none; the message says what to change.
     """
-    pass_rows, num_pass_sizes = largest_rows(requested, rows, shared_tokens)
+    largest, num_pass_sizes = memory.largest_pass(training_passes(requested, rows, shared_tokens))
+    pass_rows = rows.select(largest).to_list()
     fitting, memory_estimate = memory.fit(requested, pass_rows, shared_tokens, num_pass_sizes)
     log.info("estimated memory:\n%s", memory.table(memory_estimate, memory.free_memory()))
     decided = fitting.train.model_dump(include={"max_tokens", "gradient_checkpointing"})  # by the free memory
@@ -112,7 +123,6 @@ def make_trainer(fitting: Config, splits: dict[str, Dataset], shared_tokens: int
         train_dataset=splits["train"],
         eval_dataset=splits["val"],
         processing_class=tokenizer,
-        callbacks=[TrainingLog(fitting.run_dir / "train_log.jsonl")],
         fingerprint=fingerprint,
         val_rows=splits["val"].to_list(),
         max_tokens=fitting.train.max_tokens,
@@ -121,6 +131,25 @@ def make_trainer(fitting: Config, splits: dict[str, Dataset], shared_tokens: int
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def estimate_time(
+    trainer: LoraTrainer, fitting: Config, splits: dict[str, Dataset], checkpoint: Path | None
+) -> Duration:
+    """How long the rest of the training and the evaluation will take, and what would shorten that if it is long."""
+    expected = duration.estimate(
+        trainer.model,
+        trainer.processing_class,
+        fitting,
+        splits,
+        training_passes(fitting, splits["train"], trainer.shared_tokens),
+        trainer.shared_tokens,
+        first_step=checkpoints.step_of(checkpoint) if checkpoint else 0,
+    )
+    log.info("estimated time: %s", expected)
+    for line in duration.advice(fitting, expected, len(splits["train"])):
+        log.info("%s", line)
+    return expected
 
 
 def train_or_resume(trainer: LoraTrainer, checkpoint: Path | None) -> None:

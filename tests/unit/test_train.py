@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerState
 
@@ -75,8 +76,10 @@ def test_environment_says_what_memory_decided(smoke, monkeypatch):
     """The config that fits goes on, not the one that was asked for."""
     fitting = smoke.model_copy(update={"train": smoke.train.model_copy(update={"max_tokens": 256})})
     asked = []
-    monkeypatch.setattr(train, "largest_rows", lambda *arguments: asked.append(arguments) or (["row"], 3))
+    rows = Dataset.from_list([{"row": 0}, {"row": 1}])
+    monkeypatch.setattr(train, "training_passes", lambda *arguments: asked.append(arguments) or "passes")
     memory = SimpleNamespace(
+        largest_pass=lambda passes: ([1], 3),
         fit=lambda *arguments: asked.append(arguments) or (fitting, {"adapter": 5}),
         free_memory=lambda: "free",
         table=lambda *_: "",
@@ -84,8 +87,8 @@ def test_environment_says_what_memory_decided(smoke, monkeypatch):
     monkeypatch.setattr(train, "memory", memory)
     facts = {"dtype": "float32", "attn_implementation": "eager", "threads": 2}
     monkeypatch.setattr(train.environment, "describe", lambda config: facts | {"max_tokens": config.train.max_tokens})
-    assert train.fit_memory(smoke, ["rows"], 7) is fitting
-    assert asked == [(smoke, ["rows"], 7), (smoke, ["row"], 7, 3)]
+    assert train.fit_memory(smoke, rows, 7) is fitting
+    assert asked == [(smoke, rows, 7), (smoke, [{"row": 1}], 7, 3)]
     assert json.loads((smoke.run_dir / "environment.json").read_text()) == facts | {
         "max_tokens": 256,
         "memory_estimate_bytes": {"adapter": 5},

@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from lorabundle.core.errors import DivergenceError
 from lorabundle.core.files import write_jsonl
+from lorabundle.training.duration import Duration
 
 log = logging.getLogger("lorabundle.train")
 
@@ -18,10 +19,12 @@ VAL_KEYS = ("step", "epoch", "eval_loss")
 
 
 class TrainingLog(TrainerCallback):
-    """Write `train_log.jsonl`, show progress, and stop a run that diverges."""
+    """Write `train_log.jsonl`, show progress, correct the expected time after the first steps, and stop a run that diverges."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, expected: Duration):
         self.path = path
+        self.expected = expected
+        self.is_corrected = False
         self.step_seconds = 0.0  # of the steps since the last logged loss
         self.step_started = 0.0
         self.tokens_logged = 0
@@ -57,6 +60,9 @@ class TrainingLog(TrainerCallback):
             entry["tokens_per_second"] = round((entry["tokens"] - self.tokens_logged) / self.step_seconds, 1)
             self.tokens_logged, self.step_seconds = entry["tokens"], 0.0
             self._show(state, entry)
+            if not self.is_corrected:
+                log.info("estimated time, corrected: %s", self.expected.corrected(entry["tokens_per_second"]))
+                self.is_corrected = True
         elif "eval_loss" in entry and self.bar.disable:
             log.info("step %d/%d  validation loss %.4f", state.global_step, state.max_steps, entry["eval_loss"])
         write_jsonl(self.path, log_rows(state.log_history))

@@ -31,6 +31,11 @@ def folder(run_config: Config) -> Path:
     return run_config.run_dir / "checkpoints"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The number of steps after which it was saved."""
+    return int(checkpoint.name.split("-")[1])
+
+
 def seal(checkpoint: Path, fingerprint: str) -> None:
     """Mark a checkpoint as complete."""
     files = {file.name: sha256_file(file) for file in sorted(checkpoint.iterdir()) if file.name != COMPLETE}
@@ -74,7 +79,7 @@ def last_checkpoint(run_config: Config, fingerprint: str) -> Path | None:
         fingerprint: see `training_fingerprint`.
     """
     saved = folder(run_config)
-    by_step = sorted(saved.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    by_step = sorted(saved.glob("checkpoint-*"), key=step_of)
     for checkpoint in [] if (saved / FINISHED).exists() else reversed(by_step):
         try:
             complete = read_json(checkpoint / COMPLETE, "")

@@ -5,7 +5,7 @@ through it, and what autograd would keep is counted tensor by tensor.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import psutil
@@ -18,8 +18,10 @@ from lorabundle.compute.frozen_linear import PIECE
 from lorabundle.compute.load import attach_lora, resolve_attention
 from lorabundle.compute.precision import BYTES, Precision
 from lorabundle.core import machine
-from lorabundle.core.config import Config, Train
+from lorabundle.core.config import Config
 from lorabundle.core.errors import MemoryExhaustedError
+from lorabundle.training import step
+from lorabundle.training.step import Pass
 
 log = logging.getLogger("lorabundle.train")
 
@@ -30,27 +32,10 @@ CODE_PER_PASS_SIZE = 40_000_000
 ALLOCATOR_OVERHEAD = 1.15  # the allocator keeps freed blocks that the next shapes do not fit into; measured: 1.0 to 1.2
 
 
-def largest_pass(lengths: list[int], order: Iterable[int], shared_tokens: int, train: Train) -> tuple[list[int], int]:
-    """Indices of the rows of the forward pass with the most tokens, and the number of different sizes of passes.
-
-    Args:
-        lengths: of all rows.
-        order: indices of the rows, in the order of the training.
-        shared_tokens: number of tokens that all rows start with.
-        train: settings.
-    """
-    order, batch_size = list(order), train.per_device_train_batch_size
-    largest: list[int] = []
-    most, pass_sizes = 0, set()
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        for indices in packing.batches([lengths[row] for row in batch], shared_tokens, train.max_tokens):
-            members = [batch[index] for index in indices]
-            tokens = shared_tokens + sum(lengths[row] - 1 - shared_tokens for row in members)
-            pass_sizes.add(-(-tokens // packing.TOKENS_MULTIPLE))
-            if tokens > most:
-                largest, most = members, tokens
-    return largest, len(pass_sizes)
+def largest_pass(passes: list[Pass]) -> tuple[list[int], int]:
+    """Indices of the rows of the forward pass with the most tokens, and the number of different sizes of passes."""
+    sizes = {-(-one.tokens // packing.TOKENS_MULTIPLE) for one in passes}
+    return max(passes, key=lambda one: one.tokens).rows, len(sizes)
 
 
 def estimate(config: Config, rows: list[dict], shared_tokens: int, num_pass_sizes: int) -> dict[str, int]:
@@ -103,7 +88,7 @@ def fit(config: Config, rows: list[dict], shared_tokens: int, num_pass_sizes: in
     )
     lengths = [len(row["input_ids"]) for row in rows]
     for setting, changed in cheaper(config):
-        largest, _ = largest_pass(lengths, range(len(rows)), shared_tokens, changed.train)
+        largest, _ = largest_pass(step.passes(lengths, range(len(rows)), shared_tokens, changed.train))
         fewer_sizes = min(num_pass_sizes, -(-changed.train.max_tokens // packing.TOKENS_MULTIPLE))
         smaller_estimate = estimate(changed, [rows[index] for index in largest], shared_tokens, fewer_sizes)
         if sum(smaller_estimate.values()) > free.amount:

@@ -4,6 +4,7 @@ The result is that of a padded batch through PEFT's own layers (a test compares 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
@@ -11,6 +12,20 @@ from transformers import PreTrainedConfig
 
 from lorabundle.compute import packing
 from lorabundle.compute.fused import response_nats
+from lorabundle.core.config import Train
+
+
+@dataclass(frozen=True, order=True)
+class Pass:
+    """A forward pass of a training.
+
+    Attributes:
+        tokens: that go through the model, the shared ones once.
+        rows: indices of its rows.
+    """
+
+    tokens: int
+    rows: list[int]
 
 
 def count_sharable_tokens(model_config: PreTrainedConfig, lora_dropout: float, rows: Iterable[dict]) -> int:
@@ -34,6 +49,25 @@ def unpadded(batch: dict[str, torch.Tensor]) -> list[dict]:
         {"input_ids": ids[mask].tolist(), "labels": labels[mask].tolist()}
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], masks, strict=True)
     ]
+
+
+def passes(lengths: list[int], order: Iterable[int], shared_tokens: int, train: Train) -> list[Pass]:
+    """The forward passes of a training.
+
+    Args:
+        lengths: of all rows.
+        order: indices of the rows, in the order of the training.
+        shared_tokens: number of tokens that all rows start with.
+        train: settings.
+    """
+    order, batch_size = list(order), train.per_device_train_batch_size
+    result = []
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        for indices in packing.batches([lengths[row] for row in batch], shared_tokens, train.max_tokens):
+            rows = [batch[index] for index in indices]
+            result.append(Pass(shared_tokens + sum(lengths[row] - 1 - shared_tokens for row in rows), rows))
+    return result
 
 
 def backward(

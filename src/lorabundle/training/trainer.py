@@ -10,7 +10,8 @@ from trl import SFTConfig, SFTTrainer
 from lorabundle.compute.fused import fuse
 from lorabundle.compute.scoring import mean_loss, score_responses
 from lorabundle.core.config import Config
-from lorabundle.training import checkpoints, memory, step
+from lorabundle.training import checkpoints, step
+from lorabundle.training.step import Pass
 
 
 class StepSampler(torch.utils.data.Sampler):
@@ -116,17 +117,16 @@ def sft_config(run_config: Config, folder: Path) -> SFTConfig:
     )
 
 
-def largest_rows(run_config: Config, rows: Dataset, shared_tokens: int) -> tuple[list[dict], int]:
-    """The rows of the training's largest forward pass, and the number of different sizes of passes.
+def training_passes(run_config: Config, rows: Dataset, shared_tokens: int) -> list[Pass]:
+    """The forward passes of the first epoch, or of `max_steps` if these are fewer.
 
     Args:
         run_config: of the training.
-        rows: "input_ids" and "labels" of the training split.
+        rows: "input_ids" of the training split.
         shared_tokens: number of tokens that all rows start with.
     """
     lengths, train = [len(ids) for ids in rows["input_ids"]], run_config.train
     rows_per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
     order = StepSampler(lengths, rows_per_step, run_config.seed)
     trained = islice(order, rows_per_step * train.max_steps if train.max_steps > 0 else None)
-    largest, num_pass_sizes = memory.largest_pass(lengths, trained, shared_tokens, train)
-    return rows.select(largest).to_list(), num_pass_sizes
+    return step.passes(lengths, trained, shared_tokens, train)

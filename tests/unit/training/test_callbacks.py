@@ -9,8 +9,19 @@ from transformers import TrainerControl, TrainerState
 
 from lorabundle.core.errors import DivergenceError
 from lorabundle.training import callbacks
+from lorabundle.training.duration import Duration
 
 ARGUMENTS = SimpleNamespace(learning_rate=2e-3)
+EXPECTED = Duration(
+    start=5.0,
+    step=2.0,
+    num_steps=4,
+    tokens_per_second=100.0,
+    validation=43.0,
+    num_validations=1,
+    scoring=10.0,
+    answers=30.0,
+)
 
 
 class Run:
@@ -23,7 +34,7 @@ class Run:
         self.state = TrainerState(max_steps=max_steps, global_step=resumed_at)
         if resumed_at:
             self.state.log_history.append({"step": resumed_at, "loss": 3.0, "tokens": 100 * resumed_at})
-        self.callback = callbacks.TrainingLog(path)
+        self.callback = callbacks.TrainingLog(path, EXPECTED)
         self.callback.on_train_begin(ARGUMENTS, self.state, TrainerControl())
 
     def step(self) -> bool:
@@ -74,7 +85,10 @@ def test_resumed_run_counts_its_own_tokens(monkeypatch, tmp_path):
 
 
 def test_progress_without_a_terminal(monkeypatch, tmp_path, caplog):
-    """Two of four steps took 64 seconds with what was between them, so two more take 1.1 minutes."""
+    """Two of four steps took 64 seconds with what was between them, so two more take 1.1 minutes.
+
+    At 50 tokens a second instead of 100, the expected time doubles, once.
+    """
     run = Run(monkeypatch, tmp_path / "log", max_steps=4)
     run.step()
     run.step()
@@ -83,8 +97,13 @@ def test_progress_without_a_terminal(monkeypatch, tmp_path, caplog):
         run.log(eval_loss=1.5)
     assert [record.getMessage() for record in caplog.records] == [
         "step 2/4  loss 2.0000  learning rate 1.00e-03  50 tokens/s  1.1 min left",
+        "estimated time, corrected: training 112 s (4 steps of 4 s), evaluation 85 s",
         "step 2/4  validation loss 1.5000",
     ]
+    caplog.clear()
+    run.step()
+    run.log(loss=1.0)
+    assert not any("corrected" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "eval_loss"])

@@ -5,7 +5,7 @@ import pytest
 from lorabundle.core import machine
 from lorabundle.core.errors import MemoryExhaustedError
 from lorabundle.core.machine import Limit
-from lorabundle.training import memory
+from lorabundle.training import memory, step
 
 ROW = {"input_ids": [5] * 30, "labels": [-100] * 20 + [5] * 10}
 HIDDEN, WIDE, VOCABULARY, LAYERS, RANK = 32, 64, 16, 2, 4
@@ -37,14 +37,14 @@ def test_activations_grow_with_tokens_and_shrink_with_checkpointing(saved_tiny):
 def test_largest_pass_is_found_in_the_order_of_training(saved_tiny):
     """Two steps of two rows: 10 + 20 tokens go in one pass, 40 and 5 in two, so the largest is the row of 40."""
     train = saved_tiny("train.per_device_train_batch_size=2", "train.max_tokens=38").train
-    assert memory.largest_pass([10, 20, 40, 5], [0, 1, 2, 3], 0, train) == ([2], 1)
-    assert memory.largest_pass([10, 20, 25, 5], [0, 1, 2, 3], 0, train) == ([0, 1], 1)
+    assert memory.largest_pass(step.passes([10, 20, 40, 5], [0, 1, 2, 3], 0, train)) == ([2], 1)
+    assert memory.largest_pass(step.passes([10, 20, 25, 5], [0, 1, 2, 3], 0, train)) == ([0, 1], 1)
 
 
 def test_sizes_of_passes_are_counted(saved_tiny):
     """Passes of 63, 64, 65 and 10 tokens are filled up to 64, 64, 128 and 64."""
     train = saved_tiny("train.per_device_train_batch_size=1").train
-    assert memory.largest_pass([64, 65, 66, 11], [0, 1, 2, 3], 0, train) == ([2], 2)
+    assert memory.largest_pass(step.passes([64, 65, 66, 11], [0, 1, 2, 3], 0, train)) == ([2], 2)
 
 
 def give(monkeypatch, free: int) -> None:

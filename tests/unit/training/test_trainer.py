@@ -9,8 +9,9 @@ from datasets import Dataset
 
 from lorabundle.compute.load import attach_lora, load_base
 from lorabundle.compute.scoring import mean_loss, score_responses
-from lorabundle.training import checkpoints, memory
-from lorabundle.training.trainer import LoraTrainer, StepSampler, largest_rows, sft_config
+from lorabundle.training import checkpoints
+from lorabundle.training.step import Pass
+from lorabundle.training.trainer import LoraTrainer, StepSampler, sft_config, training_passes
 from tests.conftest import word_tokenizer
 
 
@@ -41,19 +42,15 @@ def test_settings_in_trls_form(smoke, tmp_path):
     assert arguments.logging_nan_inf_filter is False
 
 
-def test_largest_rows_are_those_of_the_steps_that_are_taken(saved_tiny):
-    """One step of two rows, each in its own pass of 64 or 128 tokens: rows that are never reached do not count."""
+def test_passes_are_those_of_the_steps_that_are_taken(saved_tiny):
+    """One step of two rows, each in its own pass: rows that are never reached do not count."""
     rows = Dataset.from_list([row(length) for length in (10, 100, 40, 120)])
     settings = ["train.per_device_train_batch_size=2", "train.max_tokens=1"]
     first = list(StepSampler([10, 100, 40, 120], rows_per_step=2, seed=42))[:2]
-    assert largest_rows(saved_tiny(*settings, "train.max_steps=1"), rows, shared_tokens=0) == (
-        [rows[first[1]]],
-        len({-(-(len(rows[index]["input_ids"]) - 1) // 64) for index in first}),
-    )
-    largest, num_pass_sizes = largest_rows(saved_tiny(*settings, "train.max_steps=-1"), rows, shared_tokens=0)
-    assert [len(found["input_ids"]) for found in largest] == [120]
-    assert num_pass_sizes == 2
-    assert memory.packing.TOKENS_MULTIPLE == 64
+    one_step = training_passes(saved_tiny(*settings, "train.max_steps=1"), rows, shared_tokens=3)
+    assert one_step == [Pass(len(rows[index]["input_ids"]) - 1, [index]) for index in first]
+    epoch = training_passes(saved_tiny(*settings, "train.max_steps=-1"), rows, shared_tokens=3)
+    assert sorted(one.tokens for one in epoch) == [9, 39, 99, 119]
 
 
 @pytest.fixture

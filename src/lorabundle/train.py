@@ -48,9 +48,7 @@ def run(requested: Config) -> Artifacts:
     manifest = read_json(config.PROCESSED / "manifest.json", DATA_FIRST)
     check_unchanged(requested.model_dir)
     check_architecture(requested.model_dir)
-    splits = {
-        name: load_split(name) for name in ("train", "val", "test")
-    }  # of "test", only how long it will take is asked
+    splits = {name: load_split(name) for name in ("train", "val", "test")}  # "test" only for the time estimate
     model_config = AutoConfig.from_pretrained(requested.model_dir)
     shared_tokens = step.count_sharable_tokens(model_config, requested.lora.lora_dropout, splits["train"])
     fitting = fit_memory(requested, splits["train"], shared_tokens)

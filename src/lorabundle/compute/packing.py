@@ -92,6 +92,11 @@ def batches(lengths: list[int], shared_tokens: int, max_tokens: int) -> list[lis
     return result
 
 
+def count_tokens(lengths: Iterable[int], shared_tokens: int) -> int:
+    """Number of tokens in a pack of rows of these lengths: the shared ones once, and no row's last token."""
+    return shared_tokens + sum(length - 1 - shared_tokens for length in lengths)
+
+
 def pack(rows: list[dict], shared_tokens: int) -> Packed:
     """Lay rows end to end.
 

@@ -57,11 +57,12 @@ class TrainingLog(TrainerCallback):
                     f"train.learning_rate (now {args.learning_rate}) or raise train.warmup_steps, then run again."
                 )
         if "loss" in entry:
-            entry["tokens_per_second"] = round((entry["tokens"] - self.tokens_logged) / self.step_seconds, 1)
+            rate = (entry["tokens"] - self.tokens_logged) / self.step_seconds
+            entry["tokens_per_second"] = round(rate, 1)
             self.tokens_logged, self.step_seconds = entry["tokens"], 0.0
             self._show(state, entry)
             if not self.is_corrected:
-                log.info("estimated time, corrected: %s", self.expected.corrected(entry["tokens_per_second"]))
+                log.info("estimated time, corrected: %s", self.expected.corrected(rate))
                 self.is_corrected = True
         elif "eval_loss" in entry and self.bar.disable:
             log.info("step %d/%d  validation loss %.4f", state.global_step, state.max_steps, entry["eval_loss"])

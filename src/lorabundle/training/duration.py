@@ -4,6 +4,7 @@ The loaded model does each kind of work on a few of its layers: a forward and ba
 rows, some tokens of some answers. Two numbers of layers give the time of all layers, and the number of tokens the time of all rows.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,7 +119,7 @@ def estimate(
     shared_tokens: int,
     first_step: int,
 ) -> Duration:
-    """Time the model's work on samples. It is left as it was.
+    """Time the model's work on samples. It is left as it was, in evaluation mode.
 
     Args:
         model: fused, as it is trained.
@@ -136,7 +137,7 @@ def estimate(
     steps_of_passes = -(-len(seen) // rows_per_step)
     num_steps = settings.max_steps
     if num_steps <= 0:
-        num_steps = int(settings.num_train_epochs * steps_of_passes)
+        num_steps = math.ceil(settings.num_train_epochs * steps_of_passes)  # as transformers counts them
     usual = median_low(passes)
     sample = [rows["train"][row] for row in usual.rows]
 
@@ -219,7 +220,7 @@ def _computed(rows: list[dict]) -> int:
     """Number of tokens that go through the model when rows are scored."""
     shared, lengths = packing.count_shared_tokens(rows), [len(row["input_ids"]) for row in rows]
     packs = packing.batches(lengths, shared, PASS_TOKENS)
-    return sum(shared + sum(lengths[row] - 1 - shared for row in members) for members in packs)
+    return sum(packing.count_tokens([lengths[row] for row in members], shared) for members in packs)
 
 
 def _answering(

@@ -66,7 +66,7 @@ def passes(lengths: list[int], order: Iterable[int], shared_tokens: int, train: 
         batch = order[start : start + batch_size]
         for indices in packing.batches([lengths[row] for row in batch], shared_tokens, train.max_tokens):
             rows = [batch[index] for index in indices]
-            result.append(Pass(shared_tokens + sum(lengths[row] - 1 - shared_tokens for row in rows), rows))
+            result.append(Pass(packing.count_tokens([lengths[row] for row in rows], shared_tokens), rows))
     return result
 
 

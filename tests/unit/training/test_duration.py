@@ -105,6 +105,8 @@ def test_steps_and_tokens_are_counted(monkeypatch, model, saved_tiny):
     assert whole.step == pytest.approx(2 * 76 / 30, rel=1e-6)
     assert whole.tokens_per_second == pytest.approx(80 / whole.step)
     assert (whole.num_steps, whole.num_validations) == (5, 3)
+    half = estimated(model, saved_tiny(*settings, "train.max_steps=-1", "train.num_train_epochs=1.5"))
+    assert half.num_steps == 2
     resumed = estimated(model, saved_tiny(*settings, "train.max_steps=7"), first_step=4)
     assert (resumed.num_steps, resumed.num_validations) == (3, 2)
 

@@ -82,7 +82,7 @@ def estimated(model, config, rows=SPLITS, first_step=0) -> Duration:
 
 
 def test_time_of_layers_is_extrapolated(monkeypatch, model):
-    """Of 2 layers both are timed; of 20, as many as take 0.3 s: 0.5 s and 0.05 s a layer."""
+    """0.5 s and 0.05 s a layer: of 2 layers both are timed, of 20 one and three."""
     base = model.get_base_model()
     clocked(monkeypatch, model, seconds_of_a_layer=0.05, more=0.5)
     ids = torch.tensor([[3, 4]])
@@ -95,6 +95,20 @@ def test_time_of_layers_is_extrapolated(monkeypatch, model):
     base.model.layers = torch.nn.ModuleList([*layers] * 10)
     assert duration.of_all_layers(model, work) == pytest.approx(1.5, abs=1e-6)
     assert len(base.model.layers) == 20
+
+
+def test_short_work_is_timed_with_more_layers(monkeypatch, model):
+    """At 0.01 s a layer, 15 of 20 layers take the 0.15 s that a measurement should."""
+    base, numbers = model.get_base_model(), []
+    base.model.layers = torch.nn.ModuleList([*base.model.layers] * 10)
+    clocked(monkeypatch, model, seconds_of_a_layer=0.01, more=0.0)
+
+    def work():
+        numbers.append(len(base.model.layers))
+        base.model(input_ids=torch.tensor([[3, 4]]))
+
+    assert duration.of_all_layers(model, work) == pytest.approx(0.2, abs=1e-6)
+    assert sorted(set(numbers)) in ([1, 3, 15], [1, 3, 16])  # the clock's own steps may round up
 
 
 def test_steps_and_tokens_are_counted(monkeypatch, model, saved_tiny):
